@@ -1,0 +1,7351 @@
+#!/bin/sh
+""":" # Two languages: sh reads as far as exec, and to Python all of this is the docstring. A main script is parsed at
+      # every start (7 ms per 1,000 lines), an imported one comes from __pycache__; so sh has Python import it. There
+      # must be no backslash here.
+python=${DISTCC_LM_PYTHON:-/usr/bin/python3}
+[ -x "$python" ] || python=python3
+exec "$python" -IS -c 'import posix, sys
+path, ctype, *sys.argv = sys.argv[1:]
+while True:
+    folder = path.rpartition("/")[0] or "."
+    try: link = posix.readlink(path)
+    except OSError: break
+    path = link if link[0] == "/" else folder + "/" + link
+sys.path.append(folder)
+import distcc_lm
+distcc_lm.main(sys.argv, ctype)' "$0" "${LC_CTYPE-}" "$0" "$@"
+
+distcc_lm: load management for distcc.
+
+Every box that submits compiles runs a local daemon. The daemons tell each other their load by UDP and remember how fast
+each host ran jobs per KB at various loads. A compile asks its daemon for a host and is handed the open socket to it.
+There is no central server, and nothing whose loss stops a build.
+
+    make -j48 CC="distcc_lm.py cc gcc"
+      | one short-lived client per compile
+      v                        unix socket (peer credentials)
+    +------------+  hello, size in KB, outcome   +------------------+   UDP: load, speed, slots    +------------------+
+    | cc client  | ----------------------------> | daemon, this box | <--------------------------> | daemon, build2   |
+    | preprocess | <---------------------------- | scheduler, stats |   TCP: admission (reserve)   | admission, slots |
+    +-----+------+  an open, admitted job socket +------------------+ ---------------------------> | runs compilers   |
+          |         (SCM_RIGHTS)                                                                   +--------^---------+
+          +------------- source out, object + measured times back, over that socket; never relayed --------+
+
+Sections, each using only those above it; 3 to 6 are pure (no IO, the clock is an argument), 7 to 10 hold no policy:
+
+     1 tunables    every constant, with its unit
+     2 ground      reasons and small records
+     3 wire        distcc tokens, admission, load packets, client messages, host lists
+     4 commands    what a compiler command asks for, and whether it may be distributed
+     5 statistics  how fast each host runs jobs, by load and by class
+     6 scheduler   where a job goes; who is next; how many a server takes
+     7 job server  runs other machines' compiles, contained
+     8 peers       load reports, and requests for a slot
+     9 local       sessions of the clients on this box
+    10 daemon      the event loop that drives 7 to 9
+    11 client      `cc`: the hot path; uses 1 to 4 only
+    12 reports     status, why
+    13 CLI         commands and main
+
+Invariants, checked at run time and reported as bugs by name in the log:
+  * slots taken on a server = jobs reserved or running there; each is given back exactly once
+  * a lease of the scheduler belongs to exactly one live session of a client
+  * every file descriptor in the event loop belongs to a known connection
+  * whatever fails, a compile ends as it would have locally
+"""
+import posix
+import sys
+
+VERSION = "0.1.0"
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:       # ruff and mypy take it for true; at run time import_daemon_modules() does this
+    import _thread
+    import collections
+    import errno
+    import fcntl
+    import gc
+    import ipaddress
+    import json
+    import math
+    import os
+    import random
+    import resource
+    import select
+    import selectors
+    import shutil
+    import signal
+    import socket
+    import stat
+    import struct
+    import subprocess
+    import tempfile
+    import threading
+    import time
+
+
+def import_daemon_modules():
+    """Import what all commands but `cc` use. Apart from the client, which would pay 60 ms for them at every compile."""
+    global _thread, collections, errno, fcntl, gc, ipaddress, json, math, os, random, resource, select, selectors
+    global shutil, signal, socket, stat, struct, subprocess, tempfile, threading, time
+    import _thread
+    import collections
+    import errno
+    import fcntl
+    import gc
+    import ipaddress
+    import json
+    import math
+    import os
+    import random
+    import resource
+    import select
+    import selectors
+    import shutil
+    import signal
+    import socket
+    import stat
+    import struct
+    import subprocess
+    import tempfile
+    import threading
+    import time
+
+
+# ==== 1. Tunables ===================================================================================================
+# Every number that somebody may want to turn, unit in the name. Behind each: too low / too high.
+
+DEFAULT_PORT = 3632                 # distcc's own
+REPORT_INTERVAL_S = 1.0             # traffic / stale loads
+REPORT_JITTER = 0.2                 # daemons that report in step / nothing
+REPORT_MIN_GAP_S = 0.1              # pushes flood the net / changes are seen late
+PEER_TIMEOUT_S = 5.0                # busy hosts flap / a dead host is believed longer
+PEER_TIMEOUT_INTERVALS = 3          # likewise, for hosts that report more rarely
+SUBMITTER_MEMORY_S = 60.0           # reports stop in a short pause / go to those who no longer care
+UDP_MAX_BYTES = 1200                # too few list entries / packets are fragmented
+CONNECT_TIMEOUT_S = 3.0             # a loaded host counts as dead / a dead one holds up jobs
+ADMISSION_TIMEOUT_S = 5.0           # a slow host's answer is given up / a frozen host holds up jobs
+LEASE_S = 2.0                       # a busy submitter loses its slots / a dead one holds them
+PROGRESS_S = 20.0                   # slow links are cut off / a stalled sender holds a slot
+OPENING_S = 30.0                    # slow distcc clients are cut off / idle connections pile up
+REFUSAL_LINGER_S = 1.0              # the refusal is lost to a reset / refused senders hold connections
+UNADMITTED_PER_ADDRESS = 64         # parallel distcc clients are cut off / one address takes all descriptors
+UNADMITTED_TOTAL = 1024             # the same for the sum of all addresses
+MAX_ARGUMENTS = 20_000              # long command lines are refused / memory for hostile ones
+MAX_ARGUMENT_BYTES = 128 * 1024     # the kernel's own limit for one argument
+MAX_ARGV_BYTES = 160 * 1024         # one message to the spawner; longer command lines are compiled locally
+MAX_MESSAGE_BYTES = 1 << 20         # compiler output is cut / memory for a job that prints without end
+MAX_LOAD_REQUEST_BYTES = 1024       # room for later fields / memory
+MAX_CLIENT_MESSAGE_BYTES = 64 * 1024
+SESSIONS_PER_UID = 2000             # large builds go local / one user takes all descriptors
+HELLO_TIMEOUT_S = 1.0               # a busy daemon is passed by / a frozen one holds up each compile
+SILENCE_TIMEOUT_S = 5.0             # the same once a client waits (the daemon pings it each second)
+PING_INTERVAL_S = 1.0
+RETRY_DAEMON_S = 2.0                # clients go local in a restart / wait for a daemon that is gone
+FALLBACK_LOCK_S = 30.0              # after a crash 48 compiles start at once / builds pause
+POOL_STALL_S = 10.0                 # more at once than the pool says / a deadlock lasts longer
+TEXTS_HELD_MAX = 400                # remote slots idle while the next is preprocessed / memory
+TEXTS_HELD_MAX_KB = 512 * 1024      # the same by size
+BACKOFF_FIRST_S = 2.0               # a broken host is asked too often / a restarted one is left idle
+BACKOFF_MAX_S = 60.0
+BAD_FILES_BEFORE_SUSPECT = 2        # one odd file shuts a host out / a broken host costs many jobs
+TRIES_REMOTE = 2                    # jobs go local at the first mishap / wander about
+PARKED_MAX = 8                      # free slots are found late / useless requests
+WITHDRAW_MAX = 3                    # crowded hosts get parked at / many round trips
+CANDIDATES_ALL_MAX = 4              # up to here every host is weighed
+CANDIDATES_ALONE_MAX = 32           # the same where nobody else submits
+CANDIDATES_DRAWN = 3                # stale choice / herds
+CANDIDATE_COST_RATIO = 2.0          # few hosts are used / slow ones make the tail
+COST_JITTER = 0.03                  # submitters choose in step / noise
+FOREIGN_SMOOTHING_S = 1.0           # slots jitter / a user at the machine is noticed late
+CAPACITY_INTERVAL_S = 0.25          # work for nothing / stale slots
+GRANT_PAUSE_S = 0.25                # no new jobs for so long after a user was noticed
+SLOTS_PER_CORE = 1.25               # cores idle while jobs are sent / overload
+MEMORY_PER_JOB_MB = 512             # until more is learnt: paging / idle cores
+DISK_RESERVE_MB = 64                # jobs fail for want of disk / hosts refuse early
+SUSPEND_GAP_S = 2.0                 # a gap in the loop from here on forgives the age of reports
+KB_PRIOR = 2000                     # weight of the prior speed: jumpy / slow to learn
+MS_PER_KB_PRIOR = 5.0               # speed before anything is known
+SPEED_DECAY = 0.03                  # a change of speed is noticed late / noise
+JOB_FIXED_S = 0.01                  # `a` of the cost: starting a compiler
+SMALL_JOB_KB = 8                    # jobs below this say nothing about speed
+RESIDUAL_CLIP = 4.0                 # one outlier moves the mean / changes are believed slowly
+CONTENTION_PRIOR_JOBS = 8           # likewise for the slowdown by load
+CLASS_PRIOR_JOBS = 8                # likewise for the class factors
+SOURCES_REMEMBERED = 5000           # rebuilds forget / memory
+TRANSFER_FLOOR_S = 0.002            # shorter transfers are taken for this long
+TRANSFER_MIN_KB = 64                # smaller jobs say nothing about bandwidth
+BANDWIDTH_PRIOR_KB_S = 50_000.0     # before it is measured
+UNKNOWN_HOST_RESULTS = 3            # until so many results a host gets cores / 4 jobs at most
+REFUSAL_MEMORY_S = 86_400.0         # how long (file, flags) go local after a remote mishap
+REFUSALS_REMEMBERED = 2000
+DECISIONS_KEPT = 500
+STATE_SAVE_S = 60.0
+DRAIN_LIMIT_S = 9.0                 # jobs are cut off / service managers lose patience (they are told 10 s)
+IDENTITY_CHECK_S = 10.0             # how often a server looks whether a compiler was exchanged
+
+SPAWN_MESSAGE_BYTES = 256 << 10     # SO_SNDBUF asked for, and the largest request; wmem_max may allow less. Low: long
+                                    # argv refused; high: needs that much contiguous kernel memory
+SPAWN_START_S = 10                  # fork to "ready". Low: fails on a swapping box; high: a stuck start looks hung
+SPAWN_STOP_S = 2.0                  # patience of stop() before SIGKILL. Low: folders left; high: slow shutdown
+SHUTDOWN_S = 0.8                    # the spawner's own, for jobs to die; a process in D state must not hold it for ever
+ORPHAN_S = 1.0                      # a job's end waits at most so long for processes that left its group
+SWEEP_S = 1                         # the main thread looks for orphans so often. Low: wake-ups; high: fork bombs last
+RULES_REFRESH_S = 5                 # rules hold inodes, and ldconfig renames a new ld.so.cache into place. High:
+                                    # libraries are not found for so long after it; low: 140 us more a job
+NPROC_HEADROOM = 4096               # RLIMIT_NPROC counts a whole uid: low fails honest jobs, high lets a fork bomb grow
+SPAWNER_ADDRESS_SPACE_BYTES = 512 << 20     # least RLIMIT_AS: the spawner lives under it too, 50 MB and 0.3 a job
+THREAD_STACK_BYTES = 256 << 10      # a job thread is shallow; 8 MB each would only swell the address space
+QUICK_REMOVE_FILES = 64             # more files, or a folder among them: the spawner removes them, not the daemon
+RESULT_TEXT_BYTES = 400
+
+
+# ==== 2. Ground =====================================================================================================
+# Reasons and small records that all sections share. No IO.
+
+class Reason:
+    """Why something was refused or done locally: the same name in log, statistics, `why`, `explain` and `status`."""
+    __slots__ = ("name", "text")
+
+    def __init__(self, name, text):
+        self.name, self.text = name, text
+
+    def __repr__(self):
+        return "Reason(%r)" % self.name
+
+
+REASONS = {name: Reason(name, text) for name, text in (
+    # a server's refusals (LMNO)
+    ("draining", "the host takes no new jobs"),
+    ("memory", "the host is short of memory"),
+    ("disk", "the host is short of disk space"),
+    ("not-allowed", "the host does not serve this address"),
+    ("compiler-unknown", "the host does not offer this compiler"),
+    ("mode", "the host cannot take this kind of job"),
+    ("argument", "the host refuses an argument"),
+    ("too-large", "the job is larger than the host takes"),
+    ("version", "the host speaks another version"),
+    ("lease-over", "the reservation lapsed before the job came"),
+    ("overloaded", "the host has too many connections"),
+    ("timeout", "the compile took longer than the host allows"),
+    ("spawn", "the host could not start the compiler"),
+    ("protocol", "what came is not the protocol"),
+    # what a submitter notices
+    ("connect", "the host cannot be reached"),
+    ("silent", "the host went silent"),
+    ("closed", "the host closed the connection"),
+    ("stalled", "the host stopped in the middle"),
+    ("garbage", "the host's answer makes no sense"),
+    ("killed", "the compiler was killed there"),
+    # why a distributable job ran locally
+    ("no-daemon", "no daemon answers on this box"),
+    ("no-host", "no host is up that offers this compiler"),
+    ("hosts-failed", "the hosts that were tried failed"),
+    ("local-is-faster", "this box has a free core and the farm has none"),
+    ("messages", "the compiler wrote messages, which need the sources"),
+    ("compile-error", "the remote compile failed; done again here for its messages"),
+    ("remembered", "this file with these flags went wrong remotely before"),
+    ("preprocessor", "the preprocessor failed; done again here for its messages"),
+    ("environment", "an environment variable changes what the compiler does"),
+    ("output-special", "the output is no regular file"),
+    ("compiler-script", "the compiler is a script or cannot be identified"),
+    ("disabled", "DISTCC_LM_DISABLE is set"),
+    ("long-command", "the command line is too long to send"),
+    ("daemon-silent", "the daemon stopped answering"),
+    ("too-many", "too many compiles of this user wait already"),
+)}
+
+BLAMELESS = frozenset(("lease-over", "argument", "compiler-unknown", "too-large", "mode"))  # no back-off for the host
+
+
+def reason_text(name):
+    """The sentence for a reason's name; the name itself where it is not in the table (a later version's)."""
+    return REASONS[name].text if name in REASONS else name
+
+
+class Endpoint(tuple):
+    """(address, port) of a daemon or server; the address is in the text form of ipaddress, or a name not yet
+    resolved."""
+    __slots__ = ()
+
+    def __str__(self):
+        return ("[%s]:%d" if ":" in self[0] else "%s:%d") % self
+
+
+class UsageError(Exception):
+    """A value that a user gave is wrong; str() is the one line to print before exit status 2."""
+
+
+class Layout:
+    """struct.Struct by format, without importing struct before it is used: the client has no need of it."""
+    __slots__ = ("format",)
+
+    def __init__(self, format_):
+        self.format = format_
+
+    @property
+    def size(self):
+        return struct.calcsize(self.format)
+
+    def pack(self, *values):
+        return struct.pack(self.format, *values)
+
+    def unpack_from(self, data):
+        return struct.unpack_from(self.format, data)
+
+
+# ==== 3. Wire =======================================================================================================
+# Every format that crosses a socket, once: the encoder beside the decoder, with its limits. No IO; the client uses the
+# tokens, the reply and the client messages.
+#
+# A decoder is a generator that yields how many bytes it needs next, is sent exactly these, and returns the message.
+# `Decoder` drives one with bytes as they come, so a blocking client and the event loop share each format.
+
+TOKEN_BYTES = 12
+HEX_DIGITS = frozenset(b"0123456789abcdefABCDEF")
+PROTOCOL_MAJOR = 1
+INSTANCE_BYTES = 8
+IDENTITY_BYTES = 8
+MODE_PLAIN, MODE_DIRECTIVES = 0, 1
+MODE_NAMES = ("plain", "directives")
+
+
+class WireError(Exception):
+    """What came is not the protocol; str() says what was wrong."""
+
+
+def token(name, value, body=b""):
+    """A distcc token: four letters, a 32-bit value in hex, and the body, if any (`../distcc` doc/protocol-1)."""
+    return b"%s%08x%s" % (name, value, body)
+
+
+def body_token(name, body):
+    return b"%s%08x%s" % (name, len(body), body)
+
+
+def parse_token(header):
+    """(name, value) of a token's 12 bytes. Strict: distcc itself also takes blanks and 0x."""
+    if not HEX_DIGITS.issuperset(header[4:]) or not header[:4].isalnum():
+        raise WireError("no token: %r" % bytes(header))
+    return bytes(header[:4]), int(header[4:], 16)
+
+
+class Decoder:
+    """Feeds a decoding generator. `done` once it returned; then `result` holds the message, and rest() what is over."""
+    __slots__ = ("generator", "buffer", "need", "done", "result")
+
+    def __init__(self, generator):
+        self.generator, self.buffer, self.done, self.result = generator, bytearray(), False, None
+        self.need = next(generator)
+
+    def feed(self, data=b""):
+        """Take bytes; true once the message is whole. Raises WireError."""
+        buffer = self.buffer
+        buffer += data
+        while not self.done and len(buffer) >= self.need:
+            piece = bytes(buffer[:self.need])
+            del buffer[:self.need]
+            try:
+                self.need = self.generator.send(piece)
+            except StopIteration as end:
+                self.done, self.result = True, end.value
+        return self.done
+
+    def missing(self):
+        """How many bytes must come before the generator can go on."""
+        return max(0, self.need - len(self.buffer))
+
+    def rest(self):
+        rest = bytes(self.buffer)
+        self.buffer.clear()
+        return rest
+
+
+def take_token(name, most=0xffffffff):
+    """Sub-generator: the value of the token `name`, which must come now."""
+    got, value = parse_token((yield TOKEN_BYTES))
+    if got != name:
+        raise WireError("%s instead of %s" % (got.decode("latin-1"), name.decode()))
+    if value > most:
+        raise WireError("%s of %d, over %d" % (name.decode(), value, most))
+    return value
+
+
+def take_body(name, most):
+    """Sub-generator: the body of the token `name`."""
+    size = yield from take_token(name, most)
+    return (yield size) if size else b""
+
+
+# ---- a job, as a server reads it
+
+class JobRequest:
+    """What precedes a job's source: protocol version, argv as bytes, and the source's size in bytes."""
+    __slots__ = ("version", "argv", "size")
+
+    def __init__(self, version, argv, size):
+        self.version, self.argv, self.size = version, argv, size
+
+
+def encode_job(argv, size):
+    """All of a protocol 1 request but the source itself, which follows: `size` bytes of it."""
+    return b"".join([token(b"DIST", 1), token(b"ARGC", len(argv))] + [body_token(b"ARGV", word) for word in argv]
+                    + [token(b"DOTI", size)])
+
+
+def decode_job(version=None):
+    """Generator for a JobRequest; `version` where the DIST token was read already. The source follows and is not
+    read."""
+    if version is None:
+        version = yield from take_token(b"DIST")
+    if version != 1:
+        names = {2: " (,lzo)", 3: " (pump mode)"}
+        raise WireError("distcc protocol %d%s is not served, only protocol 1" % (version, names.get(version, "")))
+    count = yield from take_token(b"ARGC", MAX_ARGUMENTS)
+    argv, total = [], 0
+    for _ in range(count):
+        argv.append((yield from take_body(b"ARGV", MAX_ARGUMENT_BYTES)))
+        total += len(argv[-1]) + 1
+        if total > MAX_ARGV_BYTES:
+            raise WireError("a command line over %d bytes" % MAX_ARGV_BYTES)
+    if not argv or any(b"\0" in word for word in argv):
+        raise WireError("no command line" if not argv else "a NUL in an argument")
+    size = yield from take_token(b"DOTI")
+    return JobRequest(version, argv, size)
+
+
+class Times:
+    """A server's own measurements of a job (token TIME): milliseconds, KB, and the mean number of jobs that ran
+    there."""
+    __slots__ = ("queue_ms", "elapsed_ms", "cpu_ms", "peak_kb", "concurrency")
+
+    def __init__(self, queue_ms=0, elapsed_ms=0, cpu_ms=0, peak_kb=0, concurrency=1.0):
+        self.queue_ms, self.elapsed_ms, self.cpu_ms = queue_ms, elapsed_ms, cpu_ms
+        self.peak_kb, self.concurrency = peak_kb, concurrency
+
+
+def encode_times(times):
+    return body_token(b"TIME", b"%d %d %d %d %d" % (times.queue_ms, times.elapsed_ms, times.cpu_ms, times.peak_kb,
+                                                  int(times.concurrency * 100)))
+
+
+def decode_times():
+    """Generator for Times; later versions may append numbers."""
+    numbers = (yield from take_body(b"TIME", 256)).split()
+    if len(numbers) < 5 or not all(number.isdigit() for number in numbers):
+        raise WireError("TIME without its five numbers")
+    return Times(*(int(number) for number in numbers[:4]), concurrency=int(numbers[4]) / 100)
+
+
+class Reply:
+    """A server's answer up to the object, which follows with `size` bytes. `refusal` (name, text) if it is an LMNO."""
+    __slots__ = ("status", "stderr", "stdout", "size", "refusal")
+
+    def __init__(self, status=0, stderr=b"", stdout=b"", size=0, refusal=None):
+        self.status, self.stderr, self.stdout, self.size, self.refusal = status, stderr, stdout, size, refusal
+
+
+def encode_reply(status, stderr, stdout, size):
+    """A protocol 1 reply up to the object; `status` is a raw wait status."""
+    return b"".join((token(b"DONE", 1), token(b"STAT", status), body_token(b"SERR", stderr),
+                     body_token(b"SOUT", stdout), token(b"DOTO", size)))
+
+
+def decode_reply():
+    """Generator for a Reply. The object follows and is not read."""
+    name, value = parse_token((yield TOKEN_BYTES))
+    if name == b"LMNO":
+        if value > MAX_LOAD_REQUEST_BYTES:
+            raise WireError("an LMNO of %d bytes" % value)
+        return Reply(refusal=parse_refusal((yield value)))
+    if name != b"DONE" or value != 1:
+        raise WireError("%s %d instead of DONE 1" % (name.decode("latin-1"), value))
+    status = yield from take_token(b"STAT", 0xffff)
+    stderr = yield from take_body(b"SERR", 64 * MAX_MESSAGE_BYTES)
+    stdout = yield from take_body(b"SOUT", 64 * MAX_MESSAGE_BYTES)
+    size = yield from take_token(b"DOTO")
+    return Reply(status, stderr, stdout, size)
+
+
+# ---- admission, between our daemons
+
+class SlotRequest:
+    """LMRQ: a submitter asks for one slot, for whichever job of this (uid, identity, mode) it will be."""
+    __slots__ = ("instance", "uid", "size_kb", "memory_mb", "identity", "mode", "job_class")
+    # version, flags, instance, uid, KB, MB, identity, mode, compression, counter, size of the MAC that follows
+    FORMAT = "!BB8sIII8sBBQB"
+
+    def __init__(self, instance, uid, size_kb, memory_mb, identity, mode, job_class):
+        self.instance, self.uid, self.size_kb, self.memory_mb = instance, uid, size_kb, memory_mb
+        self.identity, self.mode, self.job_class = identity, mode, job_class
+
+    def encode(self):
+        fixed = struct.pack(self.FORMAT, PROTOCOL_MAJOR, 0, self.instance, self.uid, min(self.size_kb, 0xffffffff),
+                            min(self.memory_mb, 0xffffffff), self.identity, self.mode, 0, 0, 0)
+        return body_token(b"LMRQ", fixed + self.job_class.encode()[:64])
+
+    @classmethod
+    def parse(cls, body):
+        size = struct.calcsize(cls.FORMAT)
+        if len(body) < size:
+            raise WireError("an LMRQ of %d bytes" % len(body))
+        version, _, instance, uid, size_kb, memory_mb, identity, mode, _, _, mac = struct.unpack(
+            cls.FORMAT, body[:size])
+        if version != PROTOCOL_MAJOR:
+            raise WireError("admission version %d, ours is %d" % (version, PROTOCOL_MAJOR))
+        if mode >= len(MODE_NAMES):
+            raise WireError("mode %d is unknown" % mode)
+        return cls(instance, uid, size_kb, memory_mb, identity, mode, body[size + mac:].decode("ascii", "replace"))
+
+
+def decode_opening():
+    """Generator for what a server reads first: a SlotRequest (one of our daemons) or a JobRequest (a distcc client)."""
+    name, value = parse_token((yield TOKEN_BYTES))
+    if name == b"LMRQ":
+        if value > MAX_LOAD_REQUEST_BYTES:
+            raise WireError("an LMRQ of %d bytes" % value)
+        return SlotRequest.parse((yield value))
+    if name != b"DIST":
+        raise WireError("a connection that begins with %r" % name)
+    return (yield from decode_job(value))
+
+
+def encode_granted(reservation):
+    return body_token(b"LMOK", b"%d" % reservation)
+
+
+def encode_parked(position, wait_ms):
+    return body_token(b"LMWT", b"%d %d" % (position, wait_ms))
+
+
+def encode_refused(name, text=""):
+    return body_token(b"LMNO", (name + "\0" + (text or reason_text(name))).encode("utf-8", "replace")[:900])
+
+
+def parse_refusal(body):
+    """(name, text) of an LMNO; only printable characters are kept, since the text is shown to users."""
+    name, _, text = body.decode("utf-8", "replace").partition("\0")
+    clean = ["".join(c for c in part if c.isprintable())[:200] for part in (name, text)]
+    return clean[0] or "refused", clean[1]
+
+
+def decode_admission():
+    """Generator for one answer to an LMRQ: ("granted", reservation), ("parked", position, wait_ms) or
+    ("refused", name, text)."""
+    name, size = parse_token((yield TOKEN_BYTES))
+    if name not in (b"LMOK", b"LMWT", b"LMNO") or size > MAX_LOAD_REQUEST_BYTES:
+        raise WireError("%s of %d bytes in answer to LMRQ" % (name.decode("latin-1"), size))
+    body = (yield size) if size else b""
+    if name == b"LMNO":
+        return ("refused",) + parse_refusal(body)
+    numbers = body.split()
+    if len(numbers) < (1 if name == b"LMOK" else 2) or not all(number.isdigit() for number in numbers):
+        raise WireError("%s without its numbers" % name.decode())
+    if name == b"LMOK":
+        return "granted", int(numbers[0])
+    return "parked", int(numbers[0]), int(numbers[1])
+
+
+# ---- load packets
+
+PACKET_MAGIC = b"dlm\x01"
+STATE_UP, STATE_BUSY, STATE_DRAINING, STATE_SHORT = 0, 1, 2, 3      # SHORT: of memory or disk
+CAN_DIRECTIVES, CAN_LANDLOCK, CAN_USER, WANTS_REPORT = 1, 2, 4, 8   # capability bits
+
+
+class Load:
+    """A daemon's report of itself. One field a line below: unit, and who uses it."""
+    __slots__ = (
+        "instance",         # 8 random bytes chosen at each start; own broadcasts and restarts are told by it
+        "boot",             # 16 bytes of the kernel's boot id: daemons under one kernel
+        "sequence",         # counts up; an older packet is ignored
+        "port",             # TCP port for jobs, 0: serves nobody
+        "cores", "slots", "running", "waiting",
+        "foreign",          # runnable tasks that are not the daemon's, in tasks (hundredths on the wire)
+        "memory_mb",        # available
+        "state",            # STATE_*
+        "capabilities",     # CAN_*
+        "interval_ms",      # the sender's present interval; 3 of them without a packet mean down
+        "kb_sum", "cpu_ms_sum",     # its own speed, decayed sums
+        "identities",       # compilers, 8 bytes each
+        "counted",          # {instance of a submitter: highest reservation that `running` includes}
+        "kin",              # {instance: jobs running} of other daemons under the sender's kernel
+    )
+    FORMAT = "!4sBBH8s16sIHHHHHHIBBHff"
+    ITEM = "!8sQ"
+    KIN = "!8sH"
+
+    def __init__(self, **fields):
+        for name in self.__slots__:
+            setattr(self, name, fields.pop(name, 0))
+        assert not fields, fields
+        self.identities = self.identities or []
+        self.counted = self.counted or {}
+        self.kin = self.kin or {}
+
+    def encode(self):
+        """At most UDP_MAX_BYTES; the lists are cut to fit, identities first to stay."""
+        head = struct.pack(self.FORMAT, PACKET_MAGIC, PROTOCOL_MAJOR, 0, struct.calcsize(self.FORMAT), self.instance,
+                           self.boot, self.sequence & 0xffffffff, self.port, min(self.cores, 65535),
+                           min(self.slots, 65535), min(self.running, 65535), min(self.waiting, 65535),
+                           min(int(self.foreign * 100), 65535), min(int(self.memory_mb), 0xffffffff), self.state,
+                           self.capabilities, min(int(self.interval_ms), 65535), self.kb_sum, self.cpu_ms_sum)
+        lists = [self.identities[:60],
+                 [struct.pack(self.ITEM, *item) for item in list(self.counted.items())[-20:]],
+                 [struct.pack(self.KIN, instance, min(n, 65535)) for instance, n in list(self.kin.items())[:10]]]
+        packet = head + b"".join(struct.pack("!BB", len(items), len(items[0]) if items else 0) + b"".join(items)
+                                 for items in lists)
+        assert len(packet) <= UDP_MAX_BYTES
+        return packet
+
+    @classmethod
+    def parse(cls, packet):
+        """Raises WireError. Fields that a later minor version adds to the header, and lists it appends, are skipped."""
+        size = struct.calcsize(cls.FORMAT)
+        if len(packet) < size or len(packet) > UDP_MAX_BYTES or packet[:4] != PACKET_MAGIC:
+            raise WireError("no load packet")
+        values = struct.unpack(cls.FORMAT, packet[:size])
+        if values[1] != PROTOCOL_MAJOR:
+            raise WireError("a load packet of version %d, ours is %d" % (values[1], PROTOCOL_MAJOR))
+        load = cls(**dict(zip(cls.__slots__, values[4:])))
+        load.foreign /= 100
+        if not (0 <= load.kb_sum < 1e12 and 0 <= load.cpu_ms_sum < 1e15):       # NaN and infinities fail this too
+            raise WireError("a load packet with a mad speed")
+        lists, at = [], values[3]
+        while len(lists) < 3:
+            if at + 2 > len(packet) or at < size:
+                raise WireError("a load packet cut short")
+            count, width = packet[at], packet[at + 1]
+            at += 2
+            if at + count * width > len(packet):
+                raise WireError("a load packet cut short")
+            lists.append([packet[at + i * width:at + (i + 1) * width] for i in range(count)])
+            at += count * width
+        load.take_lists(lists)
+        return load
+
+    def take_lists(self, lists):
+        widths = (IDENTITY_BYTES, struct.calcsize(self.ITEM), struct.calcsize(self.KIN))
+        for items, width in zip(lists, widths):
+            if items and len(items[0]) < width:
+                raise WireError("a load packet with items too short")
+        self.identities = [item[:widths[0]] for item in lists[0]]
+        self.counted = dict(struct.unpack(self.ITEM, item[:widths[1]]) for item in lists[1])
+        self.kin = dict(struct.unpack(self.KIN, item[:widths[2]]) for item in lists[2])
+
+
+# ---- client messages on the unix socket: a token whose body is fields joined by NUL
+#
+#   client to daemon   HELO version, "cc", source, output, job class, remember key, compiler key, own hosts only (0|1),
+#                      cwd
+#                      HELO version, "local", reason, compiles (0|1), source       a command that is not distributed
+#                      HELO version, "status" | "jobs" | "why" | "drain", argument
+#                      IDNT identity in hex, or empty: cannot be identified        after a TURN that asked for it
+#                      SIZE bytes, preprocessing ms                                preprocessed, ends the turn
+#                      FAIL reason, text                                           that host failed: another one, please
+#                      HOME reason, hold (0|1)              gives up the farm: a local slot, please; hold: as in LOCL
+#                      DONE outcome, bytes out, bytes in, total ms, queue, elapsed, cpu ms, peak KB, concurrency * 100
+#   daemon to client   WAIT what                                                   an answer comes later
+#                      TURN mode, identity wanted (0|1)                            preprocess now
+#                      SOCK host, kind, mode  + the socket                         send the job there
+#                      LOCL reason, hold (0|1)              run it here; hold: keep this connection until it ends
+#                      PING                                                        still here
+#                      JSON text                                                   answer to status, jobs, why, drain
+#                      NOPE text                                                   not allowed, not understood
+
+CLIENT_VERSION = b"1"
+
+
+def encode_fields(name, *fields):
+    """A client message; fields are bytes, str (surrogateescape) or int."""
+    parts = [f if isinstance(f, bytes) else (f if isinstance(f, str) else str(f)).encode("utf-8", "surrogateescape")
+             for f in fields]
+    return body_token(name, b"\0".join(parts))
+
+
+def decode_fields(most=MAX_CLIENT_MESSAGE_BYTES):
+    """Generator for one client message: (name, [fields as bytes])."""
+    name, size = parse_token((yield TOKEN_BYTES))
+    if size > most:
+        raise WireError("%s of %d bytes" % (name.decode("latin-1"), size))
+    body = (yield size) if size else b""
+    return name, body.split(b"\0") if body else []
+
+
+def plain_address(address):
+    """The text form that all comparisons use: IPv4 where an IPv6 address only maps one, no zone."""
+    if ":" not in address:
+        return address
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    return str(ip.ipv4_mapped or ip)
+
+
+# ---- host lists, in the grammar of DISTCC_HOSTS (distcc(1), HOST SPECIFICATIONS)
+
+def parse_endpoint(text, default_port=DEFAULT_PORT):
+    """Endpoint of HOST, HOST:PORT, ADDRESS6, [ADDRESS6] or [ADDRESS6]:PORT. Raises UsageError."""
+    host, port = text, ""
+    if text.startswith("["):
+        host, bracket, port = text[1:].partition("]")
+        if not bracket or (port and not port.startswith(":")):
+            raise UsageError("%r is not [ADDRESS]:PORT" % text)
+        port = port[1:]
+    elif text.count(":") == 1:
+        host, port = text.split(":")
+    if not host or any(c.isspace() or not c.isprintable() for c in host):
+        raise UsageError("%r names no host" % text)
+    if port and not (port.isascii() and port.isdigit() and int(port) < 65536):
+        raise UsageError("%r: the port must be a number up to 65535" % text)
+    return Endpoint((host, int(port) if port else default_port))
+
+
+class HostEntry:
+    """One plain distccd server of a host list."""
+    __slots__ = ("endpoint", "slots", "word")
+
+    def __init__(self, endpoint, slots, word):
+        self.endpoint, self.slots, self.word = endpoint, slots, word
+
+
+def parse_host_word(word):
+    """HostEntry for one word of a list, or a str: why it is passed over. Raises UsageError for what is no host at
+    all."""
+    body, *options = word.split(",")
+    if "@" in body:
+        return "%s: ssh hosts are not used; open a tunnel to its distccd and list that" % word
+    if word == "+zeroconf" or word.startswith("--"):
+        return "%s is not used" % word
+    if body.split("/")[0] == "localhost":
+        return "%s: this box takes part by itself, with --slots" % word
+    for option in options:
+        if option in ("cpp", "lzo") or option.split("=")[0] == "auth":
+            if option.startswith("auth"):
+                return "%s: servers that want authentication are not used" % word
+        elif option == "down":
+            return "%s is marked as down" % word
+        else:
+            raise UsageError("%r: unknown option %r" % (word, option))
+    slots, separator = "4", "/" if "/" in body else "="
+    if separator in body:
+        host, _, rest = body.partition(separator)
+        slots, colon, port = rest.partition(":")
+        body = host + colon + port
+        if not (slots.isascii() and slots.isdigit() and 0 < int(slots) < 10_000):
+            raise UsageError("%r: the number of slots must be from 1 to 9999" % word)
+    return HostEntry(parse_endpoint(body), int(slots), word)
+
+
+def parse_host_list(text):
+    """(list of HostEntry, list of warnings) of a list as in DISTCC_HOSTS or a hosts file. Raises UsageError."""
+    entries, warnings = [], []
+    for line in text.splitlines():
+        for word in line.partition("#")[0].split():
+            entry = parse_host_word(word)
+            (warnings if isinstance(entry, str) else entries).append(entry)
+    return entries, warnings
+
+
+# ---- where a daemon's unix socket is
+
+SYSTEM_SOCKET = "/run/distcc_lm/socket"
+
+
+def default_sockets(uid, environ):
+    """Paths in the order of search: the user's own daemon's, then the system's. The first is where a daemon of this uid
+    listens by default."""
+    if uid == 0:
+        return (SYSTEM_SOCKET,)
+    runtime = environ.get("XDG_RUNTIME_DIR")
+    if runtime:
+        return runtime + "/distcc_lm.socket", SYSTEM_SOCKET
+    return "%s/distcc_lm-%d/socket" % (environ.get("TMPDIR") or "/tmp", uid), SYSTEM_SOCKET
+
+
+# ==== 4. Commands ===================================================================================================
+#
+# analyze() reads a command line once, from left to right, by the tables below, and gives a Command (the argument list
+# of each step and the files named) or raises RunLocally with a named reason. serve_args() is the server's own, stricter
+# table.
+#
+# A compile is cut in two where gcc itself cuts it:  stage 1, here:  COMPILER first... -E SOURCE            -> text
+#                                                    stage 2, there: COMPILER second... -x KIND -c NAME     -> object
+# So each option belongs to stage 1, to stage 2, to both, or to neither; or it keeps the command here. An option that is
+# not in the tables keeps it here too: a wrong guess would change an object, a needless local compile costs only time.
+
+# -- reasons -----------------------------------------------------------------------------------------------------------
+
+LOCAL_REASONS = {
+    # the command does not compile one source to one object or assembler file
+    "link": "neither -c nor -S: links, or compiles and links",
+    "query": "asks the compiler something and compiles nothing",
+    "preprocess": "-E: preprocesses only",
+    "dependencies": "-M or -MM: writes dependencies only",
+    "syntax-only": "-fsyntax-only: there is no object to fetch",
+    "several-inputs": "more than one input file",
+    "no-input": "no input file",
+    "stdin": "the source comes from standard input",
+    "stdout": "the output or the dependencies go to standard output",
+    "two-outputs": "-o is given twice, an error in gcc",
+    "same-file": "the output is the source",
+    "missing-value": "the last option lacks its value",
+    # what cannot be sent
+    "suffix": "the suffix says no language that is sent",
+    "language": "a language that is not sent",
+    "assembler": "assembler source without preprocessing reads what .include names",
+    "assembler-debug": "debug information made by the assembler names the folder it runs in",
+    "pch": "makes or uses a precompiled header",
+    "modules": "modules read and write files beside the source",
+    "offload": "compiles for several targets in one call",
+    "multiple-arch": "several -arch make several objects",
+    "conftest": "a test program of configure: small, and its messages are the result",
+    "at-file": "an @file that cannot be read here",
+    "preprocessed-dependencies": "dependencies of a source that is preprocessed already",
+    "preprocessed-folder": "-g, and the preprocessed source does not say in which folder it was made",
+    "preprocessed-warning": "clang warns here of options that are without use for a preprocessed source",
+    # the answer depends on this machine or on files that stay here
+    "native": "-march=native and its kin mean the processor of this machine",
+    "profile": "profiles and coverage read or write files named after the object",
+    "needs-source": "the object or the assembler text quotes the source files",
+    "debug-text": "-S with -g: labels and columns of the text would be other ones",
+    "sanitizer": "sanitizers write columns into the object, and those of preprocessed text are others",
+    "records-command": "the object holds the command line",
+    "reads-file": "an option that makes the compiler proper read a further file",
+    # more comes out than an object
+    "split-dwarf": "-gsplit-dwarf writes a .dwo file beside the object",
+    "save-temps": "-save-temps keeps the files between the steps",
+    "side-file": "writes a further file beside the object",
+    "dump": "dumps the compiler's insides to files or into the output",
+    "listing": "an assembler listing, dependency file or statistics",
+    "repository": "-frepo keeps a repository of templates beside the object",
+    "report": "the compiler reports on its own work",
+    "verbose": "shows the steps or the included files",
+    "cpp-output": "changes the preprocessor's output or order of steps",
+    "diagnostics-format": "machine-readable messages are one document about both stages",
+    "other-result": "something else than an object comes out",
+    # a program or its parts are replaced
+    "plugin": "a compiler plug-in",
+    "specs": "specs rewrite the compiler's own rules",
+    "wrapper": "-wrapper runs another program round each step",
+    "toolchain": "names other compiler parts, version or configuration",
+    # further options whose effect on stage 2 is not known
+    "assembler-option": "an assembler option that is not in the table",
+    "preprocessor-option": "an option for the preprocessor proper that is not in the table",
+    "dependency-form": "dependency options in a form that cannot be redirected",
+    "cc1-option": "an option for clang's inner compiler that is not in the table",
+    "option": "an option that is not in the table",
+    "value": "an option with a value that servers do not accept",
+    # from the environment, and from the preprocessed text
+    "environment": "an environment variable changes what the compiler is or does",
+    "incbin": "the assembler would read a file that stays here (.incbin, .include)",
+    "target-pragma": "#pragma GCC target or optimize changes macros in both stages",
+    "no-line-markers": "the preprocessed source does not say of which file it was made",
+}
+
+
+class RunLocally(Exception):
+    """The command stays here. name: key of LOCAL_REASONS; detail: the option or file that decided, or "".
+
+    heavy: it compiles or links, and so takes a local slot (-E, -M and --version do not)."""
+
+    def __init__(self, name, detail="", heavy=True):
+        super().__init__(name, detail)
+        self.name, self.detail, self.heavy = name, detail, heavy
+
+    def __str__(self):
+        text = LOCAL_REASONS[self.name]
+        return f"{text} ({self.detail})" if self.detail else text
+
+
+class RefusedArgument(Exception):
+    """serve_args() will not run this. argument: the word; why: one line for the log and for LMNO."""
+
+    def __init__(self, argument, why):
+        super().__init__(argument, why)
+        self.argument, self.why = argument, why
+
+    def __str__(self):
+        return f"{self.argument!r}: {self.why}"
+
+
+# -- compilers ---------------------------------------------------------------------------------------------------------
+
+# Basename without target and version -> (family, C++ driver). A C++ driver takes .c, .i and .h for C++.
+COMPILERS = {
+    "gcc": ("gcc", False), "cc": ("gcc", False), "g++": ("gcc", True), "c++": ("gcc", True),
+    "clang": ("clang", False), "clang++": ("clang", True),
+}
+
+
+def family_of(basename):
+    """(family, cxx) of a compiler's basename, such as x86_64-linux-gnu-g++-12, or None. cc and c++ are taken for gcc:
+    whoever can ask the compiler itself (section 6 of the design, compiler identity) knows better."""
+    found = COMPILERS.get(basename)
+    if found:
+        return found
+    words = basename.split("-")
+    if len(words) > 1 and words[-1] and words[-1].strip("0123456789.") == "":
+        words.pop()                                             # -12, -14.0.6; never "g++-" itself
+    return COMPILERS.get(words[-1])
+
+
+# -- languages ---------------------------------------------------------------------------------------------------------
+
+# Suffix -> language, where gcc and clang agree (case matters: .C is C++, .c is C). Languages ending in cpp-output are
+# preprocessed already.
+SUFFIXES = {
+    "c": "c", "i": "cpp-output", "ii": "c++-cpp-output", "m": "objective-c", "mi": "objective-c-cpp-output",
+    "mm": "objective-c++", "M": "objective-c++", "mii": "objective-c++-cpp-output", "S": "assembler-with-cpp",
+    "cc": "c++", "cp": "c++", "cxx": "c++", "cpp": "c++", "CPP": "c++", "c++": "c++", "C": "c++",
+}
+# Suffixes that have a reason of their own.
+SUFFIX_REASONS = dict.fromkeys(("h", "hh", "H", "hp", "hxx", "hpp", "HPP", "h++", "tcc"), "pch") | {
+    "s": "assembler", "cppm": "modules", "pcm": "modules", "gch": "pch"}
+# Language -> (the kind that stage 2 is told, the suffix by which a plain distccd knows the language; it looks at
+# nothing else). The assembler has none: distccd closes the connection on it.
+STAGE_2 = {
+    "c": ("cpp-output", "c"), "c++": ("c++-cpp-output", "cc"),
+    "objective-c": ("objective-c-cpp-output", "m"), "objective-c++": ("objective-c++-cpp-output", "mm"),
+    "assembler-with-cpp": ("assembler", ""),
+    "cpp-output": ("cpp-output", "i"), "c++-cpp-output": ("c++-cpp-output", "ii"),
+    "objective-c-cpp-output": ("objective-c-cpp-output", "mi"),
+    "objective-c++-cpp-output": ("objective-c++-cpp-output", "mii"),
+}
+# -x values that are known and not sent.
+LANGUAGE_REASONS = {"assembler": "assembler", "c-header": "pch", "c++-header": "pch", "objective-c-header": "pch",
+                    "objective-c++-header": "pch", "c++-system-header": "modules", "c++-user-header": "modules",
+                    "c++-module": "modules", "cu": "offload", "cuda": "offload", "hip": "offload"}
+# Kind -> suffix of the file that a server writes.
+KIND_SUFFIX = {"cpp-output": ".i", "c++-cpp-output": ".ii", "objective-c-cpp-output": ".mi",
+               "objective-c++-cpp-output": ".mii", "assembler": ".s"}
+# What a C++ driver makes of the suffixes .c and .i.
+CXX_DRIVER = {"c": "c++", "cpp-output": "c++-cpp-output"}
+
+# -- option tables -----------------------------------------------------------------------------------------------------
+# A verdict is FIRST, BOTH or NEITHER stage; the name of a reason; or the name of a _Scan method (on_…) that sees the
+# option.
+
+NEITHER, FIRST, BOTH = 0, 1, 3
+
+# Long spellings -> the short option they stand for. "=" and a following word are both allowed where the option has a
+# value.
+LONG_WITH_VALUE = {
+    "--output": "-o", "--language": "-x", "--include": "-include", "--imacros": "-imacros", "--define-macro": "-D",
+    "--undefine-macro": "-U", "--include-directory": "-I", "--include-directory-after": "-idirafter",
+    "--include-prefix": "-iprefix", "--include-with-prefix": "-iwithprefix", "--assert": "-A", "--prefix": "-B",
+    "--include-with-prefix-after": "-iwithprefix", "--include-with-prefix-before": "-iwithprefixbefore",
+    "--library-directory": "-L", "--force-link": "-u", "--entry": "-e", "--for-linker": "-Xlinker",
+    "--for-assembler": "-Xassembler", "--serialize-diagnostics": "-serialize-diagnostics",
+}
+LONG_FLAGS = {
+    "--compile": "-c", "--assemble": "-S", "--preprocess": "-E", "--dependencies": "-M", "--user-dependencies": "-MM",
+    "--write-dependencies": "-MD", "--write-user-dependencies": "-MMD", "--print-missing-file-dependencies": "-MG",
+    "--comments": "-C", "--comments-in-macros": "-CC", "--trace-includes": "-H", "--no-line-commands": "-P",
+    "--verbose": "-v", "--save-temps": "-save-temps", "--profile": "-p", "--no-warnings": "-w", "--ansi": "-ansi",
+    "--all-warnings": "-Wall", "--extra-warnings": "-Wextra", "--pedantic": "-pedantic", "--optimize": "-O",
+    "--pedantic-errors": "-pedantic-errors", "--debug": "-g", "--no-standard-includes": "-nostdinc",
+    "--shared": "-shared", "--static": "-static", "--pipe": "-pipe", "--trigraphs": "-trigraphs",
+}
+
+
+def _rows(verdict, words):
+    return dict.fromkeys(words.split(), verdict)
+
+
+# Whole words: (verdict, number of words that follow as its value).
+OPTIONS = {option: (verdict, 0) for table in (
+    _rows("on_stop", "-c -S"),
+    _rows("on_dependency_flag", "-MD -MMD"),
+    _rows("dependencies", "-M -MM"),
+    _rows("preprocess", "-E"),
+    # -P -C -CC are errors or change columns with -c; -fpreprocessed and -fdirectives-only are ours to add.
+    _rows("cpp-output", "-P -C -CC -fpreprocessed -fdirectives-only -no-integrated-cpp -fpch-preprocess -traditional"),
+    _rows("verbose", "-### -v -H -Q -time --verbose"),
+    _rows("query", "--version --help --target-help -dumpmachine -dumpversion -dumpfullversion -dumpspecs -V"
+          " -print-search-dirs -print-libgcc-file-name -print-multi-lib -print-multi-directory -print-sysroot"),
+    _rows("profile", "--coverage -coverage"),
+    _rows("toolchain", "-b -cc1 -cc1as"),
+    _rows("other-result", "-emit-llvm -emit-ast -emit-pch -emit-module -emit-interface-stubs --analyze --precompile"
+          " -rewrite-objc -verify-pch -module-file-info -extract-api -fsyntax-only"),
+    # The linker's: without use for -c, and clang says so (in stage 1 as well: it is the same text).
+    _rows(FIRST, "-s -r -rdynamic -static -static-libgcc -static-libstdc++ -static-pie -shared -shared-libgcc"
+          " -pie -no-pie -nopie -nostdlib -nostdlib++ -nodefaultlibs -nostartfiles -nolibc -symbolic"
+          " -n -N -t -pass-exit-codes"),
+    # The search of headers is over when stage 2 begins. -MG is an error without -M, stage 1 has it said.
+    _rows(FIRST, "-undef -nostdinc -nostdinc++ -nostdlibinc -nobuiltininc -remap -MG -MP -MV -I-"
+          " -no-canonical-prefixes -canonical-prefixes -fcanonical-system-headers -fno-canonical-system-headers"),
+    # gcc -E -g tells stage 2 the compile folder by a line marker. -fno-working-directory would take that away, and in a
+    # plain compile it does nothing.
+    _rows(NEITHER, "-fworking-directory -fno-working-directory"),
+    _rows("on_directives_bar", "-traditional-cpp -Wunused-macros -Wtraditional"),
+    _rows(BOTH, "-w -W -ansi -pedantic -pedantic-errors -pipe -pthread -pthreads -p -pg -trigraphs -Qn -Qy"
+          " -Qunused-arguments -no-integrated-as -integrated-as -EL -EB"),
+) for option, verdict in table.items()}
+OPTIONS["-fsyntax-only"] = ("syntax-only", 0)
+OPTIONS.update((option, (verdict, 1)) for table in (
+    _rows("on_output", "-o"),
+    _rows("on_language", "-x"),
+    _rows("on_depfile", "-MF"),
+    _rows("on_target", "-MT -MQ"),
+    _rows("on_preprocessor_word", "-Xpreprocessor"),
+    _rows("on_assembler_word", "-Xassembler"),
+    _rows("on_cc1_word", "-Xclang"),
+    _rows("on_llvm_word", "-mllvm"),
+    _rows("on_arch", "-arch"),
+    _rows("on_folder", "-fdebug-compilation-dir"),
+    _rows(FIRST, "-D -U -I -A -F -include -imacros -isystem -iquote -idirafter -iprefix -iwithprefix -iwithprefixbefore"
+          " -isysroot --sysroot -imultilib -imultiarch -cxx-isystem -stdlib++-isystem -iframework -iwithsysroot"
+          " -iframeworkwithsysroot -ivfsoverlay -gcc-toolchain --gcc-toolchain"),
+    _rows(FIRST, "-L -l -u -z -T -e -R -Xlinker -framework -weak_framework -rpath"),
+    _rows(BOTH, "--param -target -G"),
+    _rows("pch", "-include-pch"),
+    _rows("side-file", "-aux-info -MJ -serialize-diagnostics -index-store-path -dumpbase -dumpbase-ext -dumpdir"
+          " -dependency-file -dependency-dot -foptimization-record-file"),
+    _rows("wrapper", "-wrapper"),
+    _rows("specs", "-specs --specs"),
+    _rows("toolchain", "-B --config -ccc-gcc-name -ccc-install-dir -resource-dir -working-directory -Xarch_host"
+          " -Xarch_device"),
+    _rows("offload", "-Xopenmp-target -Xcuda-fatbinary -Xcuda-ptxas -foffload -Xoffload-linker"),
+) for option, verdict in table.items())
+
+# Option letter -> (verdict of words no row begins, rows (beginning, verdict)). The first row that fits counts.
+_FAMILY_ROWS = {
+    "f": ("on_f", (
+        # profiles: what is counted, where it is written, what is read
+        ("-fprofile", "profile"), ("-fauto-profile", "profile"), ("-fcs-profile", "profile"),
+        ("-fbranch-prob", "profile"), ("-ftest-coverage", "profile"), ("-fcoverage", "profile"),
+        ("-fcondition-coverage", "profile"), ("-fmemory-profile", "profile"),
+        # files beside the object
+        ("-fsave-optimization-record", "side-file"), ("-foptimization-record", "side-file"),
+        ("-fopt-info", "side-file"), ("-fstack-usage", "side-file"), ("-fcallgraph-info", "side-file"),
+        ("-ftime-trace", "side-file"), ("-fdeps-", "side-file"), ("-fproc-stat-report", "side-file"),
+        ("-fdump-", "dump"), ("-fdbg-cnt", "dump"), ("-fdisable-", "dump"), ("-fenable-", "dump"),
+        ("-fcompare-debug", "dump"), ("-fanalyzer-dump", "dump"), ("-frepo", "repository"),
+        ("-fmem-report", "report"), ("-ftime-report", "report"), ("-fpre-ipa-mem", "report"),
+        ("-fpost-ipa-mem", "report"), ("-fstats", "report"), ("-fcrash-diagnostics", "side-file"),
+        ("-fdiagnostics-format=text", BOTH), ("-fdiagnostics-format", "diagnostics-format"),
+        ("-fdiagnostics-generate-patch", "diagnostics-format"), ("-fself-test", "report"),
+        ("-fbasic-block-sections=list", "reads-file"), ("-fapinotes", "modules"), ("-fapi-notes", "modules"),
+        ("-fdiagnostics-add-output", "diagnostics-format"), ("-fdiagnostics-set-output", "diagnostics-format"),
+        ("-fmodule", "modules"), ("-fcxx-modules", "modules"), ("-fimplicit-module", "modules"),
+        ("-fprebuilt-", "modules"), ("-fbuild-session", "modules"), ("-fbuiltin-module", "modules"),
+        ("-fpch-", "pch"), ("-fplugin", "plugin"), ("-fpass-plugin", "plugin"),
+        ("-fthinlto-index", "reads-file"), ("-fxray-a", "reads-file"), ("-fxray-never", "reads-file"),
+        ("-fsanitize-blacklist", "reads-file"), ("-fsanitize-ignorelist", "reads-file"),
+        ("-fsanitize-system-", "reads-file"), ("-fsanitize-coverage-allow", "reads-file"),
+        ("-fsanitize-coverage-ignore", "reads-file"), ("-fsanitize-coverage-white", "reads-file"),
+        ("-fsanitize-coverage-black", "reads-file"), ("-frandomize-layout-seed-file", "reads-file"),
+        ("-fembed-", "records-command"), ("-foffload", "offload"), ("-fopenmp-targets", "offload"),
+        ("-fsanitize=", "on_sanitize"), ("-fsystem-module", "modules"),
+        ("-fwpa", "other-result"), ("-fltrans", "other-result"),
+        ("-fresolution", "other-result"), ("-flinker-output", FIRST), ("-fuse-ld", FIRST),
+        # gcc -E has turned the text into UTF-8 already; to do it twice garbles it.
+        ("-finput-charset", FIRST),
+        ("-fmacro-prefix-map", "on_macro_map"),
+        ("-fdebug-compilation-dir", "on_folder"), ("-ffile-compilation-dir", "on_folder"),
+        # In text from -fdirectives-only these pragmas are lost.
+        ("-fopenmp", "on_directives_bar"), ("-fopenacc", "on_directives_bar"), ("-fgnu-tm", "on_directives_bar"),
+        ("-fverbose-asm", "on_verbose_asm"), ("-frecord-", "on_recorded_command"),
+    )),
+    "g": ("on_debug", (
+        ("-gsplit-dwarf", "split-dwarf"), ("-gmodules", "modules"), ("-gembed-source", "needs-source"),
+        ("-gen-reproducer", "side-file"), ("-gcc-toolchain=", FIRST), ("-grecord-", "on_recorded_command"),
+    )),
+    "m": (BOTH, (
+        ("-march=native", "native"), ("-mtune=native", "native"), ("-mcpu=native", "native"),
+        ("-mdump-", "dump"), ("-mprint-", "dump"), ("-mllvm=", "on_llvm_joined"),
+        ("-mlinker-version", FIRST),
+    )),
+    "W": (BOTH, (("-Wp,", "on_preprocessor_words"), ("-Wa,", "on_assembler_words"), ("-Wl,", FIRST))),
+    "O": ("on_level", (("-ObjC", "language"),)),
+    "G": (BOTH, ()), "D": (FIRST, ()), "U": (FIRST, ()), "I": (FIRST, ()), "A": (FIRST, ()), "F": (FIRST, ()),
+    "L": (FIRST, ()), "l": (FIRST, ()), "T": (FIRST, ()), "z": (FIRST, ()), "u": (FIRST, ()), "R": (FIRST, ()),
+    "o": ("on_joined_output", (("-object", "option"),)),
+    "x": ("on_joined_language", ()),
+    "i": (FIRST, (("-include-pch", "pch"), ("-iplugindir", "plugin"), ("-index-", "side-file"),
+                  ("-install", "option"))),
+    "M": ("dependencies", (("-MF", "on_joined_depfile"), ("-MT", "on_joined_target"), ("-MQ", "on_joined_target"),
+                           ("-MJ", "side-file"), ("-Mmodules", "modules"), ("-Mno-modules", "modules"))),
+    "s": ("option", (("-std=", BOTH), ("-stdlib=", FIRST), ("-save-temps", "save-temps"), ("-save-stats", "report"),
+                     ("-specs", "specs"), ("-static", FIRST), ("-shared", FIRST))),
+    "d": ("dump", ()), "p": ("option", (("-print-", "query"), ("-pie", FIRST))),
+    "B": ("toolchain", ()), "V": ("toolchain", ()), "b": ("toolchain", ()), "C": ("cpp-output", ()),
+    "n": ("option", (("-no-", FIRST), ("-nostd", FIRST))), "e": ("option", (("-emit-", "other-result"),)),
+    "X": ("option", (("-Xarch_", "multiple-arch"), ("-Xopenmp", "offload"), ("-Xcuda", "offload"))),
+    "-": ("option", (
+        ("--param=", BOTH), ("--std=", BOTH), ("--target=", BOTH), ("--sysroot=", FIRST), ("--gcc-toolchain=", FIRST),
+        ("--stdlib=", FIRST), ("--rtlib=", FIRST), ("--unwindlib=", FIRST), ("--ld-path=", FIRST),
+        ("--save-temps", "save-temps"), ("--coverage", "profile"),
+        ("--help", "query"), ("--version", "query"), ("--print-", "query"), ("--target-help", "query"),
+        ("--dump", "side-file"), ("--specs", "specs"), ("--prefix", "toolchain"), ("--config", "toolchain"),
+        ("--driver-mode", "language"), ("--cuda", "offload"), ("--hip", "offload"), ("--offload", "offload"),
+    )),
+    "a": ("option", (("-aux-info=", "side-file"),)),
+    "r": ("option", (("-rtlib=", FIRST), ("-resource-dir=", "toolchain"))),
+    "w": ("option", (("-working-directory", "toolchain"),)),
+    "c": ("option", (("-cxx-isystem", FIRST), ("-ccc-", "toolchain"))),
+}
+# With all beginnings of a letter as one tuple for str.startswith: most words begin no row, and that is one call for
+# them.
+FAMILIES = {letter: (default, tuple(beginning for beginning, _ in rows), rows)
+            for letter, (default, rows) in _FAMILY_ROWS.items()}
+
+# Reasons that say what the command is for, and so come before any other; False: takes no slot.
+MODES = {"preprocess": False, "dependencies": False, "query": False, "syntax-only": True}
+
+# Sanitizers that leave no source positions in the object. The others' data holds line and column of each check or
+# variable; with plain -E a macro earlier in the line shifts the column.
+NO_COLUMNS = frozenset(("thread", "leak", "memory", "safe-stack", "shadow-call-stack", "fuzzer", "fuzzer-no-link",
+                        "cfi-icall", "kcfi", "memtag", "memtag-stack", "memtag-heap", "realtime", "dataflow"))
+# -g options, without their level or version, that switch debug information on. (The others refine it.)
+DEBUG_WORDS = frozenset(("-g", "-ggdb", "-gdwarf", "-gdwarf32", "-gdwarf64", "-gline-tables-only",
+                         "-gline-directives-only", "-gmlt", "-glldb", "-gsce", "-gdbx", "-gfull", "-gused", "-gstabs",
+                         "-gstabs+", "-gcodeview",
+                         "-gbtf", "-gctf", "-gvms", "-gxcoff"))
+# -f options whose value is a path that is only written into the object, or compared; with any other a "/" names a file
+# to read or write. Shared with the server's table.
+PATHS_IN_VALUE = ("-fdebug-prefix-map=", "-ffile-prefix-map=", "-fmacro-prefix-map=", "-frandom-seed=",
+                  "-fdebug-compilation-dir", "-ffile-compilation-dir", "-finstrument-functions-exclude-file-list=")
+# What gas is given; shared with the server's table. -a… and --MD write listings, -I reads, -g names its folder.
+ASSEMBLER_WORDS = ("--noexecstack", "--execstack", "--fatal-warnings", "--warn", "--no-warn", "-W", "--no-pad-sections",
+                   "--compress-debug-sections", "--nocompress-debug-sections", "-m", "--32", "--64", "--x32", "-EB",
+                   "-EL", "-L", "--keep-locals", "--generate-missing-build-notes", "--elf-stt-common", "-O",
+                   "--size-check",
+                   "--defsym", "-mbig-obj", "--divide", "--sectname-subst", "--strip-local-absolute")
+# Options of clang's inner compiler that only change code. A word that is not here may read, write or load anything.
+CC1_WORDS = frozenset(("-disable-O0-optnone", "-disable-llvm-passes", "-disable-llvm-verifier", "-relaxed-aliasing",
+                       "-opaque-pointers", "-no-opaque-pointers", "-fnative-half-type"))
+# Beginnings of -mllvm options that only change code.
+LLVM_WORDS = ("-inline-threshold=", "-inlinehint-threshold=", "-unroll-threshold=", "-force-vector-", "-enable-",
+              "-disable-", "-align-all-", "-asan-", "-hwasan-", "-msan-", "-sanitizer-coverage-", "-x86-", "-arm-",
+              "-aarch64-", "-treat-scalable-", "-vectorize-", "-hot-cold-split", "-polly")
+# Words for the preprocessor proper (-Wp, -Xpreprocessor) that end with stage 1. Those of PREPROCESSOR_VALUES take the
+# next word where nothing is joined to them.
+PREPROCESSOR_VALUES = frozenset(("-D", "-U", "-I", "-A", "-include", "-imacros", "-isystem", "-iquote", "-idirafter",
+                                 "-iprefix", "-iwithprefix", "-iwithprefixbefore", "-isysroot"))
+PREPROCESSOR_WORDS = ("-D", "-U", "-I", "-A", "-i", "-undef", "-nostdinc", "-remap")
+
+
+def bad_assembler_word(words):
+    """The first of the assembler's words that is not in the table, or None. --defsym takes the next word."""
+    skip = False
+    for word in words:
+        if skip:
+            skip = False
+        elif not word.startswith(ASSEMBLER_WORDS) or "/" in word:
+            return word
+        else:
+            skip = word == "--defsym"
+    return None
+
+
+# -- @files ------------------------------------------------------------------------------------------------------------
+
+AT_FILE_LIMIT = 2000      # files opened for one command: libiberty's own limit, where it stops with an error
+
+
+def split_at_file(text):
+    """Words of an @file as libiberty's buildargv splits them: blanks separate, ' and " quote, \\ takes the next
+    character as it is, inside quotes too. (Not sh's rules, and not shlex's.)"""
+    words, word, quote, escaped = [], None, "", False
+    for char in text:
+        if escaped:
+            word, escaped = word + char, False
+        elif char == "\\":
+            word, escaped = word or "", True
+        elif quote:
+            if char == quote:
+                quote = ""
+            else:
+                word += char
+        elif char in "'\"":
+            word, quote = word or "", char
+        elif char in " \t\n\v\f\r":
+            if word is not None:
+                words.append(word)
+                word = None
+        else:
+            word = (word or "") + char
+    if word is not None:
+        words.append(word)
+    return words
+
+
+def expand_at_files(args, read):
+    """args with every @file replaced by its words, nested ones too. read(path) -> bytes, raises OSError: then the
+    word stays as it is, as in gcc. RunLocally "at-file" where files name each other without end."""
+    pending, result, opened = list(reversed(args)), [], 0
+    while pending:
+        arg = pending.pop()
+        if arg[:1] != "@" or arg == "@":
+            result.append(arg)
+            continue
+        opened += 1
+        if opened > AT_FILE_LIMIT:
+            raise RunLocally("at-file", arg)
+        try:
+            text = read(arg[1:])
+        except OSError:
+            result.append(arg)
+            continue
+        text = text.partition(b"\0")[0].decode(sys.getfilesystemencoding(), "surrogateescape")
+        pending.extend(reversed(split_at_file(text)))
+    return result
+
+
+def _shorten(args):
+    """args with the long spellings replaced by the short ones; the list itself where there are none."""
+    result, values = [], 0
+    for arg in args:
+        if values or arg[:2] != "--":
+            # The value of an option may look like a long option: -include --version
+            values = 0 if values else OPTIONS.get(arg, (0, 0))[1]
+            result.append(arg)
+            continue
+        name, equals, value = arg.partition("=")
+        short = LONG_WITH_VALUE.get(name)
+        if short:
+            result.append(short)
+            if equals:
+                result.append(value)
+            else:
+                values = 1
+        else:
+            result.append(LONG_FLAGS.get(arg, arg))
+            values = OPTIONS.get(arg, (0, 0))[1]
+    return result
+
+
+# -- reading a command -------------------------------------------------------------------------------------------------
+
+class _Scan:
+    """State while the words of one command are read. Methods on_… are named by the tables: (word, value) where the
+    table says that a word follows, else (word, "")."""
+
+    __slots__ = ("family", "first", "second", "source", "language", "outputs", "stops", "mode", "refusal", "depfile",
+                 "dependency_flag", "targets", "words", "level", "debug", "verbose_asm", "arch", "folder_given", "bar",
+                 "inputs", "dropped", "columns")
+
+    def __init__(self, family):
+        self.family = family
+        self.first, self.second = [], []        # words of stage 1 (with the source), and of stage 2 (without)
+        self.source, self.inputs = None, 0      # first input as given; how many there are
+        self.language = None                    # by the last -x before the source, else None: by suffix
+        self.outputs, self.stops = [], ""       # -o values; "-c" or "-S"
+        self.mode = None                        # (reason, word) of -E, -M, --version …: decides before anything else
+        self.refusal = None                     # (reason, word) of the first word that keeps the command here
+        self.depfile, self.dependency_flag = None, False    # last -MF; whether -MD or -MMD is there
+        self.targets = False                    # -MT or -MQ is there
+        self.words = []                         # what -Wp and -Xpreprocessor hand to the preprocessor proper, in order
+        self.level, self.debug = "", ""         # last -O…; last -g… that switches debug information on or off
+        self.verbose_asm = self.folder_given = self.dropped = False
+        self.arch = 0                           # how many -arch
+        self.bar = None                         # word that rules out -fdirectives-only
+        self.columns = None                     # word that has columns written into the object
+
+    def refuse(self, reason, word):
+        if self.refusal is None:
+            self.refusal = (reason, word)
+
+    def put(self, verdict, word, value=None):
+        """One option, with its value if it takes one, to the stages that the verdict names."""
+        words = (word,) if value is None else (word, value)
+        if verdict:
+            self.first += words
+            if verdict == BOTH:
+                self.second += words
+            else:
+                self.dropped = True
+
+    def on_input(self, word):
+        self.inputs += 1
+        if word == "-":
+            self.refuse("stdin", "")
+        elif self.source is None:
+            self.source = word
+        self.first.append(word)
+
+    def on_stop(self, word, value):
+        if self.stops != "-S":                  # -S wins, whatever the order
+            self.stops = word
+
+    def on_output(self, word, value):
+        self.outputs.append(value)
+
+    def on_joined_output(self, word, value):
+        self.outputs.append(word[2:])
+
+    def on_language(self, word, value):
+        if not self.inputs:
+            self.language = None if value == "none" else value
+        self.first += (word, value)
+
+    def on_joined_language(self, word, value):
+        self.on_language("-x", word[2:])
+
+    def on_f(self, word, value):
+        if "/" in word and not word.startswith(PATHS_IN_VALUE):
+            self.refuse("value", word)
+        self.put(BOTH, word)
+
+    def on_sanitize(self, word, value):
+        if not NO_COLUMNS.issuperset(word[11:].split(",")):
+            self.columns = word
+        self.put(BOTH, word)
+
+    def on_macro_map(self, word, value):
+        # __FILE__ is expanded in stage 1, with -fdirectives-only in stage 2; clang warns of the option in stage 2.
+        self.put(FIRST if self.family == "clang" else BOTH, word)
+
+    def on_folder(self, word, value):
+        self.folder_given = True
+        self.put(BOTH, word, value)
+
+    def on_directives_bar(self, word, value):
+        self.bar = self.bar or word
+        self.put(BOTH, word)
+
+    def on_verbose_asm(self, word, value):
+        self.verbose_asm = True                 # quotes source lines in the text of -S; with -c it has no effect
+        self.put(FIRST, word)
+
+    def on_recorded_command(self, word, value):
+        # gcc leaves the options of the preprocessor out, so its record is the same; clang's has all words.
+        if self.family == "clang":
+            self.refuse("records-command", word)
+        self.bar = self.bar or word             # it would record -fdirectives-only
+        self.put(BOTH, word)
+
+    def on_level(self, word, value):
+        self.level = word
+        self.put(BOTH, word)
+
+    def on_debug(self, word, value):
+        name = word.rstrip("0123456789")
+        if name.rstrip("-") in DEBUG_WORDS:
+            self.debug = "" if word[-1] == "0" else word
+            if word[-1] == "3" and name[-1] != "-":         # -g3 and -ggdb3, but not -gdwarf-3
+                self.bar = self.bar or word
+        self.put(BOTH, word)
+
+    def on_arch(self, word, value):
+        self.arch += 1
+        if self.arch > 1:
+            self.refuse("multiple-arch", value)
+        self.put(BOTH, word, value)
+
+    def on_cc1_word(self, word, value):
+        if value not in CC1_WORDS:
+            self.refuse("plugin" if value == "-load" else "cc1-option", value)
+        self.put(BOTH, word, value)
+
+    def on_llvm_word(self, word, value):
+        if not value.startswith(LLVM_WORDS) or "/" in value:
+            self.refuse("cc1-option", value)
+        self.put(BOTH, word, value)
+
+    def on_llvm_joined(self, word, value):
+        self.on_llvm_word("-mllvm", word[7:])
+
+    def on_assembler_words(self, word, value):
+        bad = bad_assembler_word(word.split(",")[1:])
+        if bad is not None:
+            listing = bad.startswith(("-a", "--MD", "--statistics"))
+            self.refuse("listing" if listing else "assembler-option", word)
+        self.put(BOTH, word)
+
+    def on_assembler_word(self, word, value):
+        self.on_assembler_words("-Wa," + value, "")
+
+    # Dependencies. gcc's driver turns -MD into "-MD NAME.d" and, with -o, adds "-MQ OUTPUT"; -Wp and -Xpreprocessor
+    # words come after all of that and the last file named is written.
+
+    def on_dependency_flag(self, word, value):
+        self.dependency_flag = True
+        self.first.append(word)
+
+    def on_depfile(self, word, value):
+        self.depfile = value
+
+    def on_joined_depfile(self, word, value):
+        self.depfile = word[3:]
+
+    def on_target(self, word, value):
+        self.targets = True
+        self.first += (word, value)
+
+    def on_joined_target(self, word, value):
+        self.targets = True
+        self.first.append(word)
+
+    def on_preprocessor_words(self, word, value):
+        words = word.split(",")[1:]
+        if self.family == "gcc":
+            self.words += words
+        elif words[0] in ("-MD", "-MMD"):
+            # The one dependency form that clang's driver knows; further words get lost there, and so they do here.
+            self.dependency_flag = True
+            self.first.append(words[0])
+            if len(words) == 2:
+                self.depfile = words[1]
+            elif len(words) > 2:
+                self.refuse("dependency-form", word)
+        else:
+            if any(each.startswith("-M") for each in words):
+                self.refuse("dependency-form", word)
+            self.words += words
+
+    def on_preprocessor_word(self, word, value):
+        if self.family == "clang" and value.startswith("-M"):
+            self.refuse("dependency-form", value)
+        self.words.append(value)
+
+    def read(self, args):
+        """All words of the command, by the tables."""
+        at, count, options, families = 0, len(args), OPTIONS, FAMILIES
+        while at < count:
+            word = args[at]
+            at += 1
+            verdict, values = options.get(word) or (None, 0)
+            if verdict is None:
+                if word[:1] != "-" or word == "-":
+                    self.on_input(word)
+                    continue
+                verdict, beginnings, rows = families.get(word[1], ("option", (), ()))
+                if word.startswith(beginnings):
+                    verdict = next(row for beginning, row in rows if word.startswith(beginning))
+            value = None
+            if values:
+                if at == count:
+                    self.refuse("missing-value", word)
+                    break
+                value = args[at]
+                at += 1
+            if verdict.__class__ is int:
+                self.put(verdict, word, value)
+            elif verdict[:3] == "on_":
+                getattr(self, verdict)(word, value)
+            elif verdict in MODES:
+                self.mode = self.mode or (verdict, word)
+            else:
+                self.refuse(verdict, word)
+
+
+def _preprocessor_words(words):
+    """-Wp and -Xpreprocessor words for gcc -> (words with None in place of each dependency file, the last such file
+    or None, whether they ask for dependencies). RunLocally for a word that is not in the table: it would be missing
+    in stage 2."""
+    result, depfile, wanted, at = [], None, False, 0
+    while at < len(words):
+        word = words[at]
+        at += 1
+        if word in ("-MD", "-MMD", "-MF", "-MT", "-MQ") or word in PREPROCESSOR_VALUES:
+            if at == len(words):
+                raise RunLocally("missing-value", word)
+            value = words[at]
+            at += 1
+        elif word[:3] in ("-MF", "-MT", "-MQ"):
+            word, value = word[:3], word[3:]
+        elif word in ("-MP", "-MG") or word.startswith(PREPROCESSOR_WORDS) and not word.startswith("-include-pch"):
+            result.append(word)
+            continue
+        else:
+            raise RunLocally("preprocessor-option", word)
+        if word in ("-MD", "-MMD", "-MF"):
+            wanted = wanted or word != "-MF"
+            depfile, value = value, None
+        result += (word, value)
+    return result, depfile, wanted
+
+
+def basename(path):
+    return path[path.rfind("/") + 1:]
+
+
+def stem(path):
+    """The basename without its last suffix, as gcc names outputs: a.b.c -> a.b"""
+    name = basename(path)
+    dot = name.rfind(".")
+    return name[:dot] if dot > 0 else name
+
+
+def _with_suffix_d(output):
+    """The dependency file that -MD names after -o: the last suffix of the last part becomes .d, or is added."""
+    dot, slash = output.rfind("."), output.rfind("/")
+    return (output[:dot] if dot > slash else output) + ".d"
+
+
+class Command:
+    """A command that can be compiled elsewhere: what is read, what is written, and the argument list of each step."""
+
+    __slots__ = ("family", "source", "output", "language", "preprocessed", "assemble", "depfile", "depfile_appended",
+                 "depfile_variable", "debug", "level", "directives_only_bar", "plain_bar", "own_only",
+                 "_first", "_second", "_words", "_redirect", "_target", "_folder_given")
+
+    def __init__(self, scan, language, cxx, environ):
+        self.family = scan.family
+        self.source = scan.source               # as given; its folder is part of what gcc writes into objects
+        self.language = language                # key of STAGE_2
+        self.preprocessed = language.endswith("cpp-output")
+        self.assemble = scan.stops              # "-c" or "-S"
+        output = scan.outputs[0] if scan.outputs else None
+        self.output = output or stem(scan.source) + (".o" if scan.stops == "-c" else ".s")
+        self.level, self.debug = scan.level, scan.debug     # last -O…; last -g… unless it is -g0
+        self._first, self._second = scan.first, scan.second
+        self._folder_given = scan.folder_given
+        self.directives_only_bar = self._bar(scan.bar)      # why -fdirectives-only is out of the question, or None
+        # Option for which plain -E gives another object, or None. (Text that came preprocessed has its columns.)
+        self.plain_bar = None if self.preprocessed else scan.columns
+        # Why no plain distccd will do, or None: it goes by the suffix alone, closes on .S, and a C++ driver makes C++
+        # of its .i.
+        self.own_only = None
+        if language == "assembler-with-cpp":
+            self.own_only = "assembler source"
+        elif cxx and language in ("c", "cpp-output"):
+            self.own_only = "C with a C++ compiler"
+        self._dependencies(scan, output, environ)
+
+    def _bar(self, option):
+        if self.family == "clang":
+            return "clang has no such mode"
+        if self.language not in ("c", "c++"):
+            return "not tried with this language"           # stage 2 would obey #import; the assembler has no such mode
+        return option
+
+    def _dependencies(self, scan, output, environ):
+        """Which file gcc's own run would write (depfile), and how stage 1 is made to write the same elsewhere."""
+        self._words, in_words, wanted = scan.words, None, False
+        if scan.words and self.family == "gcc":
+            self._words, in_words, wanted = _preprocessor_words(scan.words)
+        self.depfile, self.depfile_appended, self.depfile_variable = None, False, None
+        self._redirect = scan.depfile is not None           # -MF without -MD: stage 1 shall say what gcc says of it
+        self._target = None
+        if scan.dependency_flag:
+            named = _with_suffix_d(output) if output else stem(scan.source) + ".d"
+            self.depfile = scan.depfile if scan.depfile is not None else named
+            self._redirect = True
+            if output and not scan.targets:
+                self._target = output
+        if in_words is not None:
+            self.depfile = in_words                         # they come after the driver's own: the last one counts
+        if self.family == "gcc" and not scan.dependency_flag and not wanted:
+            self._dependencies_by_environment(scan, in_words, environ)
+        if self.preprocessed:
+            if self.depfile_variable or self.family == "clang" and self._redirect:
+                raise RunLocally("preprocessed-dependencies", self.depfile or "-MF")
+            self.depfile = None                             # gcc takes the options and writes nothing
+        if self.depfile == "-" or self.depfile == "":
+            raise RunLocally("stdout", "-MF " + self.depfile)
+
+    def _dependencies_by_environment(self, scan, in_words, environ):
+        """gcc appends to the file that DEPENDENCIES_OUTPUT="FILE[ TARGET]" names, else SUNPRO_DEPENDENCIES (system
+        headers too, without the source itself), where no option asks for dependencies. clang knows neither."""
+        for variable in ("DEPENDENCIES_OUTPUT", "SUNPRO_DEPENDENCIES"):
+            value = environ.get(variable)
+            if value is not None:
+                path, _, target = value.partition(" ")
+                chosen = in_words if in_words is not None else scan.depfile
+                self.depfile = path if chosen is None else chosen
+                self.depfile_appended = True
+                self.depfile_variable = (variable, " " + target if target or value.endswith(" ") else "")
+                return
+
+    @property
+    def job_class(self):
+        """What the time per KB depends on, for the statistics: "c++ -O2 -g"."""
+        return " ".join(filter(None, (self.language, self.level or "-O0", "-g" if self.debug else "")))
+
+    @property
+    def flags_key(self):
+        """All that decides the code but the source and the names of outputs; to remember something of (file, flags)."""
+        words = [word for word in self._first if word != self.source]
+        return "\0".join((self.family, self.language, self.assemble, *words, *filter(None, self._words)))
+
+    def preprocess_args(self, mode, depfile_temp=None):
+        """Stage 1: arguments for text on standard output; mode "plain" or "directives". The dependencies go to
+        depfile_temp with the content that gcc's own run would write to depfile; it may hold no comma."""
+        assert not self.preprocessed and (depfile_temp or not self.depfile)
+        args = [*self._first, "-E"]
+        if mode == "directives":
+            args.append("-fdirectives-only")
+        if self._redirect:
+            args += ("-MF", depfile_temp or "/dev/null")
+        if self._target is not None:
+            args += ("-MQ", self._target)
+        for word in self._words:
+            args += ("-Xpreprocessor", depfile_temp if word is None else word)
+        return args
+
+    def preprocess_environ(self, depfile_temp):
+        """What differs in the environment of stage 1: {name: value}."""
+        if not self.depfile_variable:
+            return {}
+        variable, target = self.depfile_variable
+        return {variable: depfile_temp + target}
+
+    def remote_args(self, mode, folder, own=True):
+        """Stage 2: arguments for the server (without the compiler). folder: the client's, which only gcc's text says by
+        itself. own: a server of ours, which takes -x; a distccd goes by the suffix alone."""
+        assert own or not self.own_only
+        args = [*self._second]
+        kind, suffix = STAGE_2[self.language]
+        name = basename(self.source) or "source"
+        if mode == "directives":
+            args += ("-fpreprocessed", "-fdirectives-only")
+        if self.language == "assembler-with-cpp":
+            if self.family == "clang":
+                args.append("-Qunused-arguments")           # -std=, -O: used in stage 1, and warned of there
+        elif self.family == "clang" and not self._folder_given:
+            args.append("-fdebug-compilation-dir=" + folder)
+        if own:
+            args += ("-x", kind)
+        elif SUFFIXES.get(name.rpartition(".")[2]) != self.language or name.endswith(".CPP"):  # not distccd's
+            name = f"{name}.{suffix}"
+        return [*args, self.assemble, name, "-o", basename(self.output) or "output"]
+
+
+# Variables that change what a compiler is or does, whatever its arguments: where they are set the command stays here.
+ENVIRONMENT = ("GCC_EXEC_PREFIX", "COMPILER_PATH", "CCC_OVERRIDE_OPTIONS", "QA_OVERRIDE_GCC3_OPTIONS",
+               "GCC_COMPARE_DEBUG", "CC_PRINT_OPTIONS", "CC_PRINT_HEADERS", "CC_LOG_DIAGNOSTICS", "CC_PRINT_PROC_STAT",
+               "CCC_ADD_ARGS", "MACOSX_DEPLOYMENT_TARGET")
+# Libraries that leave the compiler's work as it is (a build of packages, an eager test machine).
+PRELOADS = ("libfakeroot", "libeatmydata")
+
+
+def environment_refusal(environ):
+    """("environment", variable) where an environment variable keeps compiles here, or None. environ: a mapping of
+    str."""
+    for variable in ENVIRONMENT:
+        if environ.get(variable):
+            return "environment", variable
+    for library in environ.get("LD_PRELOAD", "").replace(":", " ").split():
+        if not basename(library).startswith(PRELOADS):
+            return "environment", f"LD_PRELOAD={library}"
+    return None
+
+
+def _language(scan, cxx):
+    """The language of the source, key of STAGE_2, by -x or else by suffix; RunLocally where it is not sent."""
+    if scan.language is not None:
+        if scan.language not in STAGE_2:
+            raise RunLocally(LANGUAGE_REASONS.get(scan.language, "language"), "-x " + scan.language)
+        return scan.language
+    suffix = basename(scan.source).rpartition(".")[2]
+    language = SUFFIXES.get(suffix)
+    if language is None or "." not in basename(scan.source):
+        raise RunLocally(SUFFIX_REASONS.get(suffix, "suffix"), scan.source)
+    return CXX_DRIVER.get(language, language) if cxx else language
+
+
+def _check_input(scan):
+    """RunLocally unless there is exactly one input that can be read twice."""
+    source = scan.source
+    if not scan.inputs:
+        raise RunLocally("no-input")
+    if source == "-" or source is None:
+        raise RunLocally("stdin")
+    if scan.inputs > 1:
+        raise RunLocally("several-inputs", source)
+    if source.startswith(("/dev/stdin", "/dev/fd/", "/proc/self/fd/")):
+        raise RunLocally("stdin", source)
+    if source[:1] == "@":
+        raise RunLocally("at-file", source)
+    if basename(source).startswith(("conftest.", "tmp.conftest.")):
+        raise RunLocally("conftest", source)
+
+
+def _check_outputs(scan):
+    if len(scan.outputs) > 1:
+        raise RunLocally("two-outputs", " ".join(scan.outputs))
+    if scan.outputs and scan.outputs[0] in ("-", ""):
+        raise RunLocally("stdout", "-o " + scan.outputs[0])
+    if scan.outputs and scan.outputs[0] == scan.source:
+        raise RunLocally("same-file", scan.source)
+
+
+def _check_combination(scan, language):
+    """RunLocally for what only the options together, or with the language, decide."""
+    if scan.verbose_asm and scan.stops == "-S":
+        raise RunLocally("needs-source", "-fverbose-asm")
+    if language == "assembler-with-cpp":
+        if scan.stops == "-S":
+            raise RunLocally("other-result", "-S")
+        if scan.debug:
+            raise RunLocally("assembler-debug", scan.debug)
+    if scan.stops == "-S" and scan.debug:
+        raise RunLocally("debug-text", scan.debug)
+    if language.endswith("cpp-output") and scan.family == "clang" and (scan.dropped or scan.words):
+        raise RunLocally("preprocessed-warning", scan.source)
+
+
+def analyze(args, family, cxx, environ, read=None):
+    """args without the compiler -> Command, or RunLocally with the reason. read(path) -> bytes opens @files (OSError:
+    none).
+
+    The reason is the most telling one: what the command is for (-E, -M, --version; a link) comes before any single
+    option."""
+    if read is not None and any(arg[:1] == "@" for arg in args):
+        args = expand_at_files(args, read)
+    if any(arg[:2] == "--" for arg in args):
+        args = _shorten(args)
+    scan = _Scan(family)
+    scan.read(args)
+    if scan.mode:
+        raise RunLocally(*scan.mode, heavy=MODES[scan.mode[0]])
+    if not scan.stops:
+        if not scan.inputs:
+            reason, detail = scan.refusal or ("query", "")
+            idle = reason in ("query", "verbose", "report")     # gcc -v
+            raise RunLocally("query" if idle else reason, detail, heavy=not idle)
+        raise RunLocally("link")
+    if scan.refusal:
+        raise RunLocally(*scan.refusal)
+    refusal = environment_refusal(environ)
+    if refusal:
+        raise RunLocally(*refusal)
+    _check_input(scan)
+    _check_outputs(scan)
+    language = _language(scan, cxx)
+    _check_combination(scan, language)
+    command = Command(scan, language, cxx, environ)
+    if command.plain_bar and command.directives_only_bar:
+        raise RunLocally("sanitizer", command.plain_bar)
+    return command
+
+
+# -- what only the preprocessed text shows -----------------------------------------------------------------------------
+
+def _in_system_header(text, at):
+    """Whether the line at this offset comes from a system header: the last line marker above it has flag 3."""
+    marker = text.rfind(b"\n# ", 0, at) + 1
+    line = text[marker:text.find(b"\n", marker)]
+    return line[:2] == b"# " and b"3" in line.rpartition(b'"')[2].split()
+
+
+def _gcc_pragma(text, mode):
+    """The reason by which a #pragma GCC keeps the text here, or None. gcc's intrinsics have hundreds of "GCC target",
+    each undone by a pop: those of system headers do not count. Plain -E writes every pragma, _Pragma too, in one form,
+    so that a longer and quicker needle will do."""
+    needle = b"#pragma GCC " if mode == "plain" else b"GCC "
+    at = text.find(needle)
+    while at >= 0:
+        at += len(needle)
+        word = text[at:at + 6]
+        if word in (b"target", b"optimi", b"pch_pr"):
+            line = text[text.rfind(b"\n", 0, at) + 1:at - 4].rstrip()
+            if line.endswith((b"pragma", b'_Pragma("', b'_Pragma ("', b'_Pragma( "')):
+                if word == b"pch_pr":
+                    return "pch"
+                if not _in_system_header(text, at):
+                    return "target-pragma"
+        at = text.find(needle, at)
+    return None
+
+
+def _assembler_reads(text):
+    """The directive by which the assembler would read a file (in an asm statement, or in assembler source), or ""."""
+    at = text.find(b".inc")
+    while at >= 0:
+        follows = text[at + 4:at + 9]
+        if follows[:3] == b"bin":
+            return ".incbin"
+        # a.include(b) is C++: as a directive it comes first in its line, string or statement.
+        before = text[max(at - 2, 0):at]
+        if follows[:4] == b"lude" and follows[4:] in (b" ", b"\t", b'"', b"\\"):
+            if before in (b"\\n", b"\\t") or before[-1:] in (b"\n", b"\t", b" ", b'"', b";", b":"):
+                return ".include"
+        at = text.find(b".inc", at + 4)
+    return ""
+
+
+def content_refusal(text, command, mode="plain"):
+    """(reason, detail) where the preprocessed text (bytes or mmap) of this mode keeps it here, or None.
+
+    Two searches for rare words, together about 1 ms per MB (find takes 0.4 to 0.7 ms per MB and word; re is not
+    imported here, and no quicker). Words glued by the compiler, such as ".inc" "bin", are left to the server's
+    containment."""
+    directive = _assembler_reads(text)
+    if directive:
+        return "incbin", directive
+    reason = _gcc_pragma(text, mode) if command.family == "gcc" else None
+    if reason:
+        return reason, "#pragma GCC"
+    if command.preprocessed:
+        lines = bytes(text[:8192]).split(b"\n", 2)
+        if not lines[0].startswith((b"# ", b"#line ")):
+            return "no-line-markers", command.source        # its name, and so the object, would be the server's
+        if command.debug and command.family == "gcc" and b'//"' not in b"".join(lines[1:2]):
+            return "preprocessed-folder", command.source
+    return None
+
+
+# -- the server's table ------------------------------------------------------------------------------------------------
+# An allow-list by shape. What has no shape here is refused by name, whether or not it would do harm. A job of a client
+# of ours always passes; real distcc clients also send options that are without use after preprocessing: these are left
+# out.
+
+SERVED_FLAGS = frozenset(
+    "-w -W -ansi -pedantic -pedantic-errors -pipe -pthread -pthreads -p -pg -trigraphs -Qn -Qy -Qunused-arguments"
+    " -EL -EB -no-integrated-as -integrated-as -traditional-cpp -fpreprocessed -fdirectives-only".split())
+# May take a "/" in their value only where PATHS_IN_VALUE says that it is text.
+SERVED_BEGINNINGS = ("-O", "-f", "-m", "-g", "-G", "-W", "-std=", "--std=", "--param=", "--target=")
+SERVED_WITH_VALUE = frozenset(("--param", "-target", "-arch", "-G"))
+UNUSED_FLAGS = frozenset(
+    "-s -r -rdynamic -static -static-libgcc -static-libstdc++ -shared -shared-libgcc -pie -no-pie -nopie -nostdlib"
+    " -undef -nodefaultlibs -nostartfiles -nostdinc -nostdinc++ -remap -symbolic -pass-exit-codes -fworking-directory"
+    " -fno-working-directory -fcanonical-system-headers -fno-canonical-system-headers -no-canonical-prefixes"
+    " -fverbose-asm".split())
+# -fverbose-asm would quote lines of any file that a line marker names; in the text of -S only, so it is no loss.
+UNUSED_BEGINNINGS = ("--sysroot=", "-stdlib=", "-Wl,", "-fuse-ld=", "-finput-charset=", "--gcc-toolchain=",
+                     "-mlinker-version=", "-flinker-output=", "-static-", "-nostdlib")
+UNUSED_WITH_VALUE = frozenset(("-iquote", "-isysroot", "--sysroot", "-imultilib", "-imultiarch", "-z", "-Xlinker",
+                               "-iframework", "-cxx-isystem", "-gcc-toolchain"))
+# Without sources a compiler quotes no lines; with a line marker as bait it would quote those of any file it may read.
+NO_CARETS = {"gcc": "-fno-diagnostics-show-caret", "clang": "-fno-caret-diagnostics"}
+
+
+def _refused_beginning(word):
+    """Why a word of a served beginning is refused all the same, or None: what the client's tables keep local writes,
+    reads or loads something; a path in a value does so in options that no table knows yet."""
+    _, beginnings, rows = FAMILIES.get(word[1], (None, (), ()))
+    if word.startswith(beginnings):
+        verdict = next(row for beginning, row in rows if word.startswith(beginning))
+        if verdict in LOCAL_REASONS:
+            return LOCAL_REASONS[verdict]
+    if "/" in word and not word.startswith(PATHS_IN_VALUE):
+        return "a path in the value"
+    if word.startswith("-Wa,"):
+        bad = bad_assembler_word(word.split(",")[1:])
+        return None if bad is None else f"assembler option {bad}"
+    if word.startswith(("-Wp,", "-mllvm=")):
+        return "options for the preprocessor or LLVM itself"
+    return None
+
+
+def _check_value(option, value):
+    """RefusedArgument unless this option that takes a value may have this one."""
+    if option == "-Xclang":
+        good = value in CC1_WORDS
+    elif option == "-mllvm":
+        good = value.startswith(LLVM_WORDS) and "/" not in value
+    elif option == "-Xassembler":
+        good = bad_assembler_word([value]) is None
+    else:
+        good = option == "-fdebug-compilation-dir" or "/" not in value
+    if not good:
+        raise RefusedArgument(f"{option} {value}", "not in the table of values")
+
+
+SERVED_VALUES = SERVED_WITH_VALUE | {"-Xclang", "-mllvm", "-Xassembler", "-fdebug-compilation-dir"}
+_TAKES_VALUE = SERVED_VALUES | UNUSED_WITH_VALUE | {"-o", "-x"}
+
+
+def _served_language(source, given, cxx):
+    """The kind of preprocessed text, for -x."""
+    suffix = source.rpartition(".")[2]
+    language = given or SUFFIXES.get(suffix)
+    if given == "assembler":                    # only a client of ours says so, of text that was preprocessed
+        return given
+    if language not in STAGE_2 or (language == "assembler-with-cpp"):
+        raise RefusedArgument(given or source, "a language that is not served")
+    if cxx and not given:
+        language = CXX_DRIVER.get(language, language)
+    return STAGE_2[language][0]
+
+
+def serve_args(args, family, cxx=False):
+    """What a server runs for a job's arguments (without the compiler): (arguments, file name, kind of text).
+
+    The arguments end in -c or -S, -x KIND and the file name, under which the server writes the text in the job's empty
+    folder; it appends -o itself. The name is the source's with .i or the like: only then does clang take the source's
+    name for the debug information from the first line marker (gcc always does). cxx: the compiler is a C++ driver.
+    RefusedArgument names what is not served."""
+    result, sources, language, stop, words = [], [], None, "", iter(args)
+    for word in words:
+        if "\0" in word:
+            raise RefusedArgument(word, "holds a NUL byte")
+        if word[:1] != "-":
+            sources.append(word)
+        elif word in ("-c", "-S"):
+            stop = "-S" if "-S" in (stop, word) else "-c"
+        elif word in _TAKES_VALUE:
+            value = next(words, None)
+            if value is None or "\0" in value:
+                raise RefusedArgument(word, "lacks its value")
+            if word == "-x":
+                language = value
+            elif word in SERVED_VALUES:
+                _check_value(word, value)
+                result += (word, value)
+        elif word in UNUSED_FLAGS or word.startswith(UNUSED_BEGINNINGS):
+            continue
+        elif word in SERVED_FLAGS:
+            result.append(word)
+        elif word.startswith(SERVED_BEGINNINGS):
+            why = _refused_beginning(word)
+            if why or word in OPTIONS and OPTIONS[word][0] in LOCAL_REASONS:
+                raise RefusedArgument(word, why or LOCAL_REASONS[OPTIONS[word][0]])
+            result.append(word)
+        else:
+            raise RefusedArgument(word, "not in the table")
+    if not stop or len(sources) != 1:
+        raise RefusedArgument(sources[1] if len(sources) > 1 else "-c", "one source and -c or -S are served")
+    name = basename(sources[0])
+    if name in ("", ".", "..") or name[0] in "-@":
+        raise RefusedArgument(sources[0], "no file name")
+    kind = _served_language(name, language, cxx)
+    if family == "gcc" or kind != "assembler":  # clang says that for the assembler it is unused
+        result.append(NO_CARETS[family])        # after the job's own words: the last one counts
+    name += KIND_SUFFIX[kind]
+    return [*result, stop, "-x", kind, name], name, kind
+
+
+_VERDICTS = ({verdict for verdict, _ in OPTIONS.values()} | {family[0] for family in FAMILIES.values()}
+             | {verdict for family in FAMILIES.values() for _, verdict in family[2]})
+assert all(verdict in (NEITHER, FIRST, BOTH) or verdict in LOCAL_REASONS or hasattr(_Scan, verdict)
+           for verdict in _VERDICTS), "a verdict that is no stage, no reason and no method"
+assert {kind for kind, _ in STAGE_2.values()} == set(KIND_SUFFIX)
+assert set(SUFFIXES.values()) | set(CXX_DRIVER.values()) <= set(STAGE_2), "a language without a second stage"
+assert set((*SUFFIX_REASONS.values(), *LANGUAGE_REASONS.values(), *MODES)) <= set(LOCAL_REASONS)
+assert all(OPTIONS[short][1] == 1 for short in LONG_WITH_VALUE.values()), "a long spelling of a word without value"
+
+REASONS.update((name, Reason(name, text)) for name, text in LOCAL_REASONS.items())
+
+
+# ---- compiler identity
+
+def identity_of(version_text, assembler_text, cxx):
+    """8 bytes over what `COMPILER -v` says under LC_ALL=C and, for gcc, `as --version`: equal identity, equal objects.
+
+    Lines that tell where a program lies rather than what it is are left out; the name is reduced to C or C++ driver."""
+    import hashlib                                  # the client asks only once per compiler
+    passed_over = (b"COLLECT_", b"InstalledDir:", b"Found ", b"Candidate ", b"Selected ")
+    lines = [line.strip() for line in version_text.splitlines() if not line.startswith(passed_over)]
+    text = b"\n".join([b"C++" if cxx else b"C", *lines, b"as:", *assembler_text.splitlines()[:1]])
+    return hashlib.sha256(text).digest()[:IDENTITY_BYTES]
+
+
+# ==== 5. Statistics =================================================================================================
+# How long a job takes on a host: speed per KB from CPU time, slowdown by load, class factors, bandwidth. No IO, no
+# clock. Together these are the table of 2004, "per K at various loads", with one fast parameter a host and the rest
+# pooled.
+
+def stretch_prior(jobs, cores):
+    """Slowdown g(n) of each of `jobs` on `cores` before it is measured: 1 up to half the cores, 1.6 at all (SMT)."""
+    share = jobs / max(cores, 1)
+    if share <= 0.5:
+        return 1.0
+    return 1.0 + 1.2 * (share - 0.5) if share <= 1.0 else 1.6 * share
+
+
+def clipped(value, centre, ratio=RESIDUAL_CLIP):
+    return min(max(value, centre / ratio), centre * ratio)
+
+
+class Mean:
+    """A mean that forgets: of the last 1/decay values or so; of all as long as they are fewer."""
+    __slots__ = ("value", "count", "decay")
+
+    def __init__(self, decay=0.05):
+        self.value, self.count, self.decay = 0.0, 0, decay
+
+    def add(self, value):
+        self.count += 1
+        self.value += (value - self.value) * max(self.decay, 1 / self.count)
+
+
+class Contention:
+    """E/C, elapsed over CPU time, by jobs per core, in buckets; shrunk to the prior. Pooled over all hosts."""
+    EDGES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)           # upper edges of jobs per core; one bucket more above
+    __slots__ = ("sums", "counts")
+
+    def __init__(self):
+        self.sums = [0.0] * (len(self.EDGES) + 1)
+        self.counts = [0.0] * (len(self.EDGES) + 1)
+
+    def bucket(self, share):
+        return sum(share > edge for edge in self.EDGES)
+
+    def observe(self, jobs, cores, ratio):
+        i = self.bucket(jobs / max(cores, 1))
+        fade = 1 - SPEED_DECAY / 3
+        self.sums[i] = self.sums[i] * fade + clipped(ratio, stretch_prior(jobs, cores))
+        self.counts[i] = self.counts[i] * fade + 1
+
+    def stretch(self, jobs, cores):
+        """g(n): how many times longer a job takes with `jobs` on `cores` than alone."""
+        i = self.bucket(jobs / max(cores, 1))
+        prior = stretch_prior(jobs, cores)
+        return (CONTENTION_PRIOR_JOBS * prior + self.sums[i]) / (CONTENTION_PRIOR_JOBS + self.counts[i])
+
+
+class Classes:
+    """Factor m of a job class (language, optimisation, debug) over the mean job: ln m += r / (k + 8)."""
+    __slots__ = ("logs",)
+    MOST = 500
+
+    def __init__(self):
+        self.logs = {}                  # class: [ln m, jobs]
+
+    def factor(self, job_class):
+        row = self.logs.get(job_class)
+        return math.exp(row[0]) if row else 1.0
+
+    def observe(self, job_class, residual):
+        """`residual`: CPU time over what was predicted with the present factor."""
+        if len(self.logs) >= self.MOST and job_class not in self.logs:
+            self.logs.pop(next(iter(self.logs)))
+        row = self.logs.setdefault(job_class, [0.0, 0])
+        row[0] += math.log(clipped(residual, 1.0)) / (row[1] + CLASS_PRIOR_JOBS)
+        row[1] = min(row[1] + 1, 200)
+
+
+class Sources:
+    """CPU time of each source relative to its class and size, remembered for rebuilds; the least recently used go."""
+    __slots__ = ("rows",)
+
+    def __init__(self):
+        self.rows = {}                  # key: (factor, size in KB)
+
+    def recall(self, key):
+        """(factor, KB) or None."""
+        row = self.rows.pop(key, None)
+        if row is not None:
+            self.rows[key] = row
+        return row
+
+    def remember(self, key, factor, size_kb):
+        old = self.rows.pop(key, None)
+        factor = clipped(factor, 1.0)
+        self.rows[key] = (0.5 * (factor + old[0]) if old else factor, size_kb)
+        if len(self.rows) > SOURCES_REMEMBERED:
+            self.rows.pop(next(iter(self.rows)))
+
+
+class JobFigures:
+    """What is known when a job has ended well. Seconds and KB; cpu, elapsed, queue are None from a plain distccd."""
+    __slots__ = ("size_kb", "job_class", "source_key", "total_s", "queue_s", "elapsed_s", "cpu_s", "concurrency",
+                 "wire_kb", "predicted_s")
+
+    def __init__(self, size_kb, job_class, source_key, total_s, wire_kb, predicted_s):
+        self.size_kb, self.job_class, self.source_key = size_kb, job_class, source_key
+        self.total_s, self.wire_kb, self.predicted_s = total_s, wire_kb, predicted_s
+        self.queue_s = self.elapsed_s = self.cpu_s = None
+        self.concurrency = 1.0
+
+    def timed(self, times):
+        """Take a server's Times."""
+        self.queue_s, self.elapsed_s, self.cpu_s = times.queue_ms / 1e3, times.elapsed_ms / 1e3, times.cpu_ms / 1e3
+        self.concurrency = times.concurrency
+        return self
+
+
+class HostFigures:
+    """One host: speed, link, means for display. `prior_k` (seconds per KB) is what it says of itself or the farm's
+    median."""
+    __slots__ = ("kb_sum", "cpu_sum", "samples", "prior_k", "rtt", "wire_kb_sum", "wire_s_sum", "queue", "compile",
+                 "transfer", "error", "by_load", "job_s")
+    LOADS = ((0.5, "to 0.5"), (1.0, "to 1.0"), (1.5, "to 1.5"), (float("inf"), "over 1.5"))
+
+    def __init__(self):
+        self.kb_sum = self.cpu_sum = 0.0            # KB and CPU seconds over class factor, decayed 3 % a job
+        self.samples = 0
+        self.prior_k = MS_PER_KB_PRIOR / 1e3
+        self.rtt = Mean(0.1)                        # seconds, from request to answer of an admission
+        self.wire_kb_sum = self.wire_s_sum = 0.0
+        self.queue, self.compile, self.transfer = Mean(), Mean(), Mean()
+        self.error = Mean()                         # |predicted - actual| / actual
+        self.job_s = Mean(0.1)                      # a job's whole time there, for the wait
+        self.by_load = [[0.0, 0.0, 0] for _ in self.LOADS]      # elapsed seconds, KB, jobs by jobs per core
+
+    def k(self):
+        """Seconds of CPU per KB."""
+        return (KB_PRIOR * self.prior_k + self.cpu_sum) / (KB_PRIOR + self.kb_sum)
+
+    def bandwidth(self):
+        """KB per second."""
+        prior_s = 0.02                              # weighs as much as a fiftieth of a second of transfers
+        return (BANDWIDTH_PRIOR_KB_S * prior_s + self.wire_kb_sum) / (prior_s + self.wire_s_sum)
+
+
+class Statistics:
+    """All that is learnt. observe() takes a job's figures in, predict() says how long one will take."""
+
+    def __init__(self):
+        self.hosts = {}                             # key of a host: HostFigures
+        self.contention, self.classes, self.sources = Contention(), Classes(), Sources()
+        self.preprocess = Mean()                    # seconds of preprocessing per job on this box
+        self.remote = Mean()                        # seconds of a remote job as a whole
+
+    def host(self, key):
+        if key not in self.hosts:
+            self.hosts[key] = figures = HostFigures()
+            known = sorted(h.k() for h in self.hosts.values() if h.samples)
+            if known:
+                figures.prior_k = known[len(known) // 2]
+        return self.hosts[key]
+
+    def work(self, key, size_kb, job_class, source_key):
+        """CPU seconds that a job takes on a host: a + KB * k * m."""
+        known = self.sources.recall(source_key)
+        factor = self.classes.factor(job_class) * (known[0] if known else 1.0)
+        return JOB_FIXED_S + size_kb * self.host(key).k() * factor
+
+    def observe(self, key, cores, figures):
+        """Learn from a job that ended well; `cores` of the host (0: unknown)."""
+        host = self.host(key)
+        host.job_s.add(figures.total_s)
+        self.remote.add(figures.total_s)
+        if figures.predicted_s:
+            host.error.add(min(abs(figures.predicted_s - figures.total_s) / max(figures.total_s, 1e-3), 10.0))
+        if figures.cpu_s is None:                   # a plain distccd: nobody can tell its parts apart
+            return
+        transfer = max(figures.total_s - figures.queue_s - figures.elapsed_s, 0.0)
+        host.queue.add(figures.queue_s)
+        host.compile.add(figures.elapsed_s)
+        host.transfer.add(transfer)
+        if figures.wire_kb >= TRANSFER_MIN_KB:
+            fade = 1 - SPEED_DECAY
+            host.wire_kb_sum = host.wire_kb_sum * fade + figures.wire_kb
+            host.wire_s_sum = host.wire_s_sum * fade + max(transfer - host.rtt.value, TRANSFER_FLOOR_S)
+        if figures.size_kb >= SMALL_JOB_KB:
+            self.observe_speed(host, figures)
+            if cores:
+                self.observe_load(host, cores, figures)
+
+    def observe_speed(self, host, figures):
+        """CPU time hardly depends on load, so few jobs are enough."""
+        cpu = max(figures.cpu_s - JOB_FIXED_S, 1e-4)
+        mean_factor = self.classes.factor(figures.job_class)
+        predicted = figures.size_kb * host.k() * mean_factor
+        residual = clipped(cpu / predicted, 1.0)
+        known = self.sources.recall(figures.source_key)
+        self.classes.observe(figures.job_class, residual)
+        self.sources.remember(figures.source_key, residual, figures.size_kb)
+        share = predicted * residual / mean_factor / (known[0] if known else 1.0)
+        fade = 1 - SPEED_DECAY
+        host.cpu_sum = host.cpu_sum * fade + share
+        host.kb_sum = host.kb_sum * fade + figures.size_kb
+        host.samples += 1
+
+    def observe_load(self, host, cores, figures):
+        self.contention.observe(figures.concurrency, cores, figures.elapsed_s / max(figures.cpu_s, 1e-3))
+        load = figures.concurrency / cores
+        row = next(row for row, (edge, _) in zip(host.by_load, HostFigures.LOADS) if load <= edge)
+        row[0] += figures.elapsed_s
+        row[1] += figures.size_kb
+        row[2] += 1
+
+    def to_dict(self):
+        """For the state file: what is worth keeping across a restart. Plain JSON types only."""
+        return {
+            "format": 1,
+            "hosts": {key: [h.kb_sum, h.cpu_sum, h.samples, h.wire_kb_sum, h.wire_s_sum, h.rtt.value, h.job_s.value]
+                      for key, h in self.hosts.items() if h.samples or h.job_s.count},
+            "contention": [self.contention.sums, self.contention.counts],
+            "classes": self.classes.logs,
+            "sources": self.sources.rows,
+        }
+
+    @classmethod
+    def from_dict(cls, data):
+        """The reverse. Raises ValueError for anything that to_dict() did not write."""
+        new = cls()
+        try:
+            if data["format"] != 1:
+                raise ValueError("format %r is not known" % data["format"])
+            for key, row in data["hosts"].items():
+                figures = HostFigures()
+                (figures.kb_sum, figures.cpu_sum, samples, figures.wire_kb_sum, figures.wire_s_sum, rtt, job_s) = map(
+                    checked_number, row)
+                figures.samples = int(samples)
+                figures.rtt.add(rtt)
+                figures.job_s.add(job_s)
+                new.hosts[str(key)] = figures
+            sums, counts = ([checked_number(x) for x in part] for part in data["contention"])
+            if len(sums) == len(counts) == len(new.contention.sums):
+                new.contention.sums, new.contention.counts = sums, counts
+            new.classes.logs = {str(name): [checked_number(log, -10), checked_number(jobs)]
+                                for name, (log, jobs) in data["classes"].items()}
+            new.sources.rows = {str(key): (checked_number(factor), checked_number(size))
+                                for key, (factor, size) in data["sources"].items()}
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError("no state of this program: %s" % error) from None
+        return new
+
+
+def checked_number(x, least=0):
+    if not isinstance(x, (int, float)) or isinstance(x, bool) or not least <= x < 1e18:
+        raise ValueError("%r is no plausible number" % (x,))
+    return x
+
+
+# ==== 6. Scheduler ==================================================================================================
+# Where a job goes, who is next, and how many jobs a server takes. No IO, no clock: methods take `now` (monotonic
+# seconds) and append what is to be done to `actions`; the daemon carries that out. Uses 1 to 5.
+
+class FairShare:
+    """Who is next among keys (a uid, or submitter and uid): fewest active jobs, then least CPU in the last minute."""
+    MEMORY_S = 60.0
+
+    def __init__(self):
+        self.active = {}                # key: jobs it has now
+        self.used = {}                  # key: (CPU or slot seconds, decayed; when that was computed)
+
+    def take(self, key):
+        self.active[key] = self.active.get(key, 0) + 1
+
+    def give(self, key, seconds, now):
+        left = self.active.pop(key) - 1
+        assert left >= 0, "a share was given back twice: %r" % (key,)
+        if left:
+            self.active[key] = left
+        self.used[key] = (self.recent(key, now) + seconds, now)
+        if len(self.used) > 1000:
+            self.used = {k: v for k, v in self.used.items() if now - v[1] < 5 * self.MEMORY_S}
+
+    def recent(self, key, now):
+        seconds, at = self.used.get(key, (0.0, now))
+        return seconds * 0.5 ** ((now - at) / self.MEMORY_S)
+
+    def rank(self, key, now):
+        return self.active.get(key, 0), self.recent(key, now)
+
+
+class Pool:
+    """A number of places, granted fairly by uid: preprocessing turns, or slots for local compiles.
+
+    Whenever nothing came back for POOL_STALL_S though somebody waits, one more is granted: holders may depend on those
+    who wait (a fifo, a nested make), and nothing may wait for ever."""
+
+    def __init__(self):
+        self.holders = {}               # token: (uid, since)
+        self.waiting = {}               # token: (uid, since), in the order of coming
+        self.fair = FairShare()
+        self.extra = 0                  # places granted beyond the limit while stalled
+        self.moved_at = None            # when a place was last granted or came back
+
+    def ask(self, token_, uid, now):
+        self.waiting[token_] = (uid, now)
+
+    def grant(self, limit, now):
+        """Tokens that have a place now. `limit` may differ from call to call."""
+        granted = []
+        if not self.waiting:
+            self.extra = 0
+            return granted
+        if self.moved_at is None or not self.holders:
+            self.moved_at = now
+        if now - self.moved_at >= POOL_STALL_S:
+            self.extra += 1
+        while self.waiting and len(self.holders) < max(limit, 1) + self.extra:
+            chosen = min(self.waiting, key=lambda t: self.fair.rank(self.waiting[t][0], now))
+            uid, _ = self.waiting.pop(chosen)
+            self.holders[chosen] = (uid, now)
+            self.fair.take(uid)
+            self.moved_at = now
+            granted.append(chosen)
+        return granted
+
+    def drop(self, token_, now):
+        """Give back the place, or stop waiting; tokens that do neither are ignored. Returns seconds held, or None."""
+        self.waiting.pop(token_, None)
+        if token_ not in self.holders:
+            return None
+        uid, since = self.holders.pop(token_)
+        self.fair.give(uid, now - since, now)
+        self.moved_at = now
+        self.extra = max(0, self.extra - 1)
+        return now - since
+
+
+# ---- the serving side
+
+def capacity(cores, foreign, available_mb, reserve_mb, limit):
+    """Slots of a server now; at least 1 (what forbids any job at all is refused by name, not by capacity)."""
+    by_cores = math.ceil(SLOTS_PER_CORE * max(cores - foreign, 0.0))
+    by_memory = int((available_mb - reserve_mb) / MEMORY_PER_JOB_MB)
+    return max(1, min(by_cores, by_memory, limit))
+
+
+class Waiting:
+    """A request parked at a server: who asks, since when, and for which connection."""
+    __slots__ = ("key", "since", "ticket")
+
+    def __init__(self, key, since, ticket):
+        self.key, self.since, self.ticket = key, since, ticket
+
+
+class Admission:
+    """The server's slots. A ticket (any object: the connection) holds a slot from admission until its compiler
+    ended."""
+
+    def __init__(self, limit):
+        self.limit = limit              # --slots
+        self.slots = 1                  # as of the last measure()
+        self.local_running = 0          # compiles of this box's own clients: they come off the slots
+        self.refusal = None             # name of what forbids new jobs: draining, memory, disk
+        self.holders = {}               # ticket: (key, since)
+        self.parked = {}                # ticket: Waiting, in the order of coming
+        self.fair = FairShare()
+        self.pause_until = 0.0          # no grants before: a user was noticed at the machine
+        self.counted = {}               # submitter: highest reservation number given to it
+        self.last_reservation = 0
+        self.job_s = Mean(0.1)          # how long slots are held
+        self.foreign = 0.0
+
+    def measure(self, cores, foreign, available_mb, reserve_mb, refusal, now):
+        """Take in what the box says of itself; `refusal` None where nothing forbids jobs."""
+        slots = capacity(cores, foreign, available_mb, reserve_mb, self.limit)
+        if slots < self.slots and foreign > self.foreign + 0.5:
+            self.pause_until = now + GRANT_PAUSE_S
+        self.slots, self.refusal, self.foreign = slots, refusal, foreign
+
+    def free(self, now):
+        if self.refusal or now < self.pause_until:
+            return 0
+        return max(self.slots - self.local_running, 1) - len(self.holders)
+
+    def request(self, key, ticket, now):
+        """("granted", reservation), ("parked", position, estimated wait in s) or ("refused", name)."""
+        if self.refusal:
+            return "refused", self.refusal
+        if self.free(now) > 0 and not self.parked:
+            return "granted", self.take(key, ticket, now)
+        self.parked[ticket] = Waiting(key, now, ticket)
+        wait = len(self.parked) / max(self.slots, 1) * (self.job_s.value or 1.0)
+        return "parked", len(self.parked), wait
+
+    def take(self, key, ticket, now):
+        self.holders[ticket] = (key, now)
+        self.fair.take(key)
+        self.last_reservation += 1
+        self.counted.pop(key[0], None)
+        self.counted[key[0]] = self.last_reservation
+        if len(self.counted) > 64:
+            self.counted.pop(next(iter(self.counted)))
+        return self.last_reservation
+
+    def next_granted(self, now):
+        """(ticket, reservation, seconds waited) of a parked request that has a slot now, or None."""
+        if not self.parked or self.free(now) <= 0:
+            return None
+        waiting = min(self.parked.values(), key=lambda w: self.fair.rank(w.key, now))
+        del self.parked[waiting.ticket]
+        return waiting.ticket, self.take(waiting.key, waiting.ticket, now), now - waiting.since
+
+    def release(self, ticket, cpu_s, now):
+        """The slot is free, or the parked request withdrawn; a ticket that has neither is ignored."""
+        self.parked.pop(ticket, None)
+        if ticket in self.holders:
+            key, since = self.holders.pop(ticket)
+            self.fair.give(key, cpu_s, now)
+            if cpu_s:
+                self.job_s.add(now - since)
+
+
+# ---- the submitting side
+
+class Host:
+    """One place to run jobs. What it reports, what was sent there, and how that went."""
+    __slots__ = (
+        "key",              # str(endpoint), or "local"
+        "name", "kind", "endpoint",
+        "address",          # resolved address, "" until then
+        "listed_slots",     # of a plain distccd; jobs at once
+        "load",             # last Load, None before the first and for distccd
+        "report_at", "interval_s",
+        "leases",           # set of Lease: mine, granted and not yet ended
+        "asking",           # requests without an answer yet
+        "uncounted",        # my leases that the last report does not count yet
+        "ended",            # my leases that it counts but that have ended since
+        "full",             # answered "parked" after the last report
+        "failures",         # in a row; 0: fine
+        "failure",          # (reason name, text) of the last
+        "retry_at",         # end of the back-off
+        "bad_files",        # sources that failed there and nowhere else
+        "counters",         # {ok, failed, refused, cancelled}
+        "silent_since",     # for `status`: when it was found silent
+        "used_at",
+        "misfits",          # {compiler identity: when it was refused}
+    )
+
+    def __init__(self, key, name, kind, endpoint=None, listed_slots=0):
+        self.key, self.name, self.kind, self.endpoint, self.listed_slots = key, name, kind, endpoint, listed_slots
+        self.address = endpoint[0] if endpoint else ""
+        self.load, self.report_at, self.interval_s = None, None, REPORT_INTERVAL_S
+        self.leases, self.asking, self.uncounted, self.ended, self.full = set(), 0, 0, 0, False
+        self.failures, self.failure, self.retry_at, self.bad_files = 0, None, 0.0, set()
+        self.counters = dict.fromkeys(("ok", "failed", "refused", "cancelled"), 0)
+        self.used_at, self.misfits = None, {}
+
+    def slots(self):
+        return self.load.slots if self.load else self.listed_slots
+
+    def cores(self):
+        return self.load.cores if self.load else self.listed_slots
+
+    def occupied(self):
+        """Jobs there as far as can be known: reported, corrected by what the report cannot count yet, or asked for."""
+        reported = self.load.running + self.uncounted - self.ended if self.load else 0
+        return max(reported, len(self.leases)) + self.asking
+
+    def silent(self, now):
+        if self.kind != "peer":
+            return False
+        limit = max(PEER_TIMEOUT_S, PEER_TIMEOUT_INTERVALS * self.interval_s)
+        return self.report_at is None or now - self.report_at > limit
+
+    def state(self, now):
+        """(state, reason) as in `status`: up, busy, draining, suspect or down."""
+        if self.kind == "peer":
+            if self.report_at is None:
+                return "down", "no load report yet"
+            if self.silent(now):
+                return "down", "no load report for %d s" % (now - self.report_at)
+            if self.load.state == STATE_DRAINING:
+                return "draining", REASONS["draining"].text
+            if self.load.state == STATE_SHORT:
+                return "busy", "short of memory or disk"
+        if self.failures:
+            name, text = self.failure
+            wait = max(0, self.retry_at - now)
+            return "suspect", "%s; tried again %s" % (text or reason_text(name), "in %d s" % wait if wait else "now")
+        return ("busy", "all slots taken") if self.occupied() >= self.slots() else ("up", "")
+
+    def fails(self, name, text, now):
+        """A mishap that is the host's fault: 2, 4, 8 .. 60 s without jobs, then one job as a probe."""
+        if self.failures and now < self.retry_at:           # jobs under way fail with it: one mishap, not many
+            return
+        self.failures += 1
+        self.failure = (name, text)
+        self.retry_at = now + min(BACKOFF_FIRST_S * 2 ** (self.failures - 1), BACKOFF_MAX_S)
+
+    def recovers(self):
+        self.failures, self.failure, self.retry_at = 0, None, 0.0
+
+    def usable(self, now):
+        """May get jobs now, room apart; after a back-off just one, as a probe (Placement.has_room)."""
+        if self.kind == "peer" and (self.silent(now) or self.load.state in (STATE_DRAINING, STATE_SHORT)):
+            return False
+        return not self.failures or now >= self.retry_at
+
+    def offers(self, identity, mode):
+        """Whether it has this compiler; a plain distccd is taken at its word, for plain -E."""
+        if self.kind == "distccd":
+            return mode == MODE_PLAIN and identity not in self.misfits
+        return bool(self.load) and identity in self.load.identities and identity not in self.misfits and (
+            mode == MODE_PLAIN or bool(self.load.capabilities & CAN_DIRECTIVES))
+
+
+class Lease:
+    """A slot on a host for one job."""
+    __slots__ = ("host", "job", "reservation", "counted", "since")
+
+    def __init__(self, host, job, reservation, since):
+        self.host, self.job, self.reservation, self.since = host, job, reservation, since
+        self.counted = False                # whether the last report of the host includes it
+
+
+class Job:
+    """One compile of a client on this box, from its hello to its end."""
+    __slots__ = (
+        "uid", "source", "output", "job_class", "remember_key",
+        "identity",         # of its compiler; None until known
+        "mode", "size_kb", "preprocess_s",
+        "state",            # queued, preprocess, wait, remote, home (wants a local slot), local, ended
+        "since",            # of the state
+        "arrived", "lease", "excluded", "tries", "lapses", "predicted_s", "decision", "session", "reason",
+        "compiler_key",     # path and stamp of its compiler, as the client says
+        "own_only",         # no plain distccd can take it
+        "suspect_host",     # where a compile failed that is now done again locally
+    )
+
+    def __init__(self, uid, source, output, job_class, remember_key, session, now):
+        self.uid, self.source, self.output = uid, source, output
+        self.job_class, self.remember_key = job_class, remember_key
+        self.identity, self.mode, self.size_kb, self.preprocess_s = None, MODE_PLAIN, 0, 0.0
+        self.state, self.since, self.arrived = "queued", now, now
+        self.lease, self.excluded, self.tries, self.lapses, self.predicted_s = None, set(), 0, 0, None
+        self.decision, self.session, self.reason, self.suspect_host, self.compiler_key = None, session, None, None, ""
+        self.own_only = False
+
+    def enter(self, state, now):
+        self.state, self.since = state, now
+
+    def group(self):
+        return self.uid, self.identity, self.mode, self.own_only
+
+
+class Request:
+    """One question to a host for a slot, on behalf of a group (Job.group()); late binding: the job is chosen when
+    the answer is yes."""
+    __slots__ = ("host", "group", "state", "since", "size_kb", "job_class", "connection")
+
+    def __init__(self, host, group, size_kb, job_class, now):
+        self.host, self.group, self.size_kb, self.job_class = host, group, size_kb, job_class
+        self.state, self.since, self.connection = "asking", now, None       # asking, parked, ended
+
+
+class Decision:
+    """Why a job went where it went, for `why`: candidates as (host, predicted seconds or None, remark)."""
+    __slots__ = ("at", "uid", "source", "size_kb", "candidates", "choice", "reason", "predicted_s", "actual_s",
+                 "outcome", "events")
+
+    def __init__(self, job, at):
+        self.at, self.uid, self.source, self.size_kb = at, job.uid, job.source, job.size_kb
+        self.candidates, self.choice, self.reason = [], None, None
+        self.predicted_s = self.actual_s = self.outcome = None
+        self.events = []                    # (seconds after `at`, sentence)
+
+
+class Group:
+    """Jobs that wait for the same kind of slot, and the requests that stand for them."""
+    __slots__ = ("key", "queue", "requests")
+
+    def __init__(self, key):
+        self.key = key
+        self.queue = []                     # Jobs in the order of coming
+        self.requests = []                  # Requests asking or parked
+
+    def asking(self):
+        return sum(request.state == "asking" for request in self.requests)
+
+    def at(self, host):
+        return [request for request in self.requests if request.host is host]
+
+
+class Placement:
+    """The arithmetic of a choice: predicted cost of hosts for one job, and the candidates among them."""
+
+    def __init__(self, statistics, rng):
+        self.statistics, self.rng = statistics, rng
+
+    def cost(self, host, job, now):
+        """Predicted seconds until the job's object is here, plus the slowdown that it causes others there."""
+        figures = self.statistics.host(host.key)
+        work = self.statistics.work(host.key, job.size_kb, job.job_class, job.remember_key)
+        occupied, slots, cores = host.occupied(), max(host.slots(), 1), max(host.cores(), 1)
+        wait = 0.0
+        if occupied >= slots:
+            wait = (occupied - slots + 1) / slots * (figures.job_s.value or work)
+            occupied = slots - 1
+        if host.kind == "distccd":              # reports neither load nor times: its listed slots are its word
+            return figures.rtt.value + job.size_kb * 1.3 / figures.bandwidth() + wait + work
+        foreign = host.load.foreign if host.load else 0.0
+        stretch = self.statistics.contention.stretch
+        alone, beside = stretch(occupied + foreign + 1, cores), stretch(occupied + foreign, cores)
+        slowdown = alone + occupied * max(alone - beside, 0.0)
+        return figures.rtt.value + job.size_kb * 1.3 / figures.bandwidth() + wait + work * slowdown
+
+    def predicted(self, host, job):
+        """Seconds from sending to receiving, for the job alone: what the outcome is compared with."""
+        figures = self.statistics.host(host.key)
+        work = self.statistics.work(host.key, job.size_kb, job.job_class, job.remember_key)
+        jobs = max(host.occupied(), 1) + (host.load.foreign if host.load else 0.0)
+        slowdown = 1.0 if host.kind == "distccd" else self.statistics.contention.stretch(jobs, max(host.cores(), 1))
+        return figures.rtt.value + job.size_kb * 1.3 / figures.bandwidth() + work * slowdown
+
+    def has_room(self, host):
+        """Whether a request is likely to be granted at once."""
+        if host.failures:
+            return not host.leases and not host.asking
+        if host.full:
+            return False
+        limit = host.slots()
+        if host.kind == "peer" and self.statistics.host(host.key).samples < UNKNOWN_HOST_RESULTS:
+            limit = min(limit, max(1, host.cores() // 4))
+        return host.occupied() < limit
+
+    def weigh(self, hosts, job, alone, now):
+        """[(cost, host)] best first of all `hosts`, or of a few drawn by weight where there are many."""
+        if len(hosts) > (CANDIDATES_ALONE_MAX if alone else CANDIDATES_ALL_MAX):
+            weights = [max(host.slots(), 1) / self.statistics.host(host.key).k() for host in hosts]
+            drawn = set()
+            while len(drawn) < CANDIDATES_DRAWN:
+                drawn.update(self.rng.choices(range(len(hosts)), weights, k=CANDIDATES_DRAWN))
+            hosts = [hosts[i] for i in sorted(drawn)[:CANDIDATES_DRAWN]]
+        low, high = 1 - COST_JITTER, 1 + COST_JITTER
+        rows = [(self.cost(host, job, now) * self.rng.uniform(low, high), host) for host in hosts]
+        return sorted(rows, key=lambda row: row[0])
+
+
+class Memory:
+    """What is remembered of (uid, file and flags): the reason why it goes local at once. A day, or until either changes
+    (the key contains the file's inode, size and mtime)."""
+
+    def __init__(self):
+        self.rows = {}                      # (uid, key): (reason name, until)
+
+    def recall(self, uid, key, now):
+        row = self.rows.get((uid, key))
+        return row[0] if row and now < row[1] else None
+
+    def remember(self, uid, key, name, now):
+        self.rows.pop((uid, key), None)
+        self.rows[uid, key] = (name, now + REFUSAL_MEMORY_S)
+        if len(self.rows) > REFUSALS_REMEMBERED:
+            self.rows.pop(next(iter(self.rows)))
+
+
+class Ledger:
+    """The submitting side's books: hosts, jobs from hello to end, leases, and what each event means for them. What
+    is to be done is appended to `actions`:
+
+        ("turn", job)             may preprocess
+        ("ask", request)          connect to request.host and ask for a slot
+        ("withdraw", request)     close that connection
+        ("socket", job, request)  hand that connection to the job's client
+        ("local", job)            may run here; it holds a local slot
+    """
+
+    def __init__(self, statistics, slots, cores, rng):
+        self.statistics, self.placement = statistics, Placement(statistics, rng)
+        self.slots, self.cores = slots, cores
+        self.hosts = {}                     # key: Host; this box is not among them
+        self.jobs = set()                   # from hello to end
+        self.groups = {}                    # Job.group(): Group
+        self.turns, self.locals, self.fair = Pool(), Pool(), FairShare()
+        self.memory = Memory()
+        self.decisions = collections.deque(maxlen=DECISIONS_KEPT)
+        self.actions = []
+        self.kin_running = 0                # jobs that other daemons under this kernel run
+        self.others_submit = False
+        self.totals = dict.fromkeys(("remote", "local", "fallback", "served", "refused", "hedged", "compile_errors",
+                                     "cancelled"), 0)
+        self.local_reasons = {}
+
+    # -- a job's life
+
+    def hello(self, job, now):
+        """A client has come with a compile that may be distributed."""
+        self.open_job(job, now)
+        remembered = self.memory.recall(job.uid, job.remember_key, now)
+        if remembered:
+            self.note(job, now, "went local before: " + reason_text(remembered))
+            self.go_home(job, "remembered", now)
+        elif not self.any_host_for(job, now):
+            self.go_home(job, "no-host", now)
+        else:
+            self.turns.ask(job, job.uid, now)
+
+    def hello_local(self, job, reason, now):
+        """A client has come with a command that is not distributed and wants a local slot."""
+        self.open_job(job, now)
+        self.go_home(job, reason, now)
+
+    def open_job(self, job, now):
+        self.jobs.add(job)
+        job.decision = Decision(job, now)
+        self.decisions.append(job.decision)
+
+    def sized(self, job, size_kb, preprocess_s, now):
+        """The client has preprocessed; its turn ends and it waits for a host."""
+        self.turns.drop(job, now)
+        job.size_kb = job.decision.size_kb = size_kb
+        job.preprocess_s = preprocess_s
+        self.statistics.preprocess.add(preprocess_s)
+        self.queue(job, now)
+
+    def queue(self, job, now, first=False):
+        if not self.any_host_for(job, now):
+            self.go_home(job, "hosts-failed" if job.tries else "no-host", now)
+            return
+        job.enter("wait", now)
+        group = self.groups.get(job.group())
+        if group is None:
+            group = self.groups[job.group()] = Group(job.group())
+        group.queue.insert(0 if first else len(group.queue), job)
+
+    def go_home(self, job, reason, now):
+        """The job is to run on this box, as soon as a local slot is free."""
+        self.leave(job, now)
+        job.reason = job.decision.reason = reason
+        job.decision.choice = "local"
+        self.totals["fallback" if job.tries else "local"] += 1
+        self.local_reasons[reason] = self.local_reasons.get(reason, 0) + 1
+        job.enter("home", now)
+        self.locals.ask(job, job.uid, now)
+
+    def leave(self, job, now):
+        """Take the job out of whatever holds or queues it; its lease ends."""
+        self.turns.drop(job, now)
+        self.locals.drop(job, now)
+        group = self.groups.get(job.group())
+        if group and job in group.queue:
+            group.queue.remove(job)
+        if job.lease:
+            self.end_lease(job, now)
+
+    def end_lease(self, job, now):
+        lease, job.lease = job.lease, None
+        host = lease.host
+        host.leases.remove(lease)
+        if lease.counted:
+            host.ended += 1
+        else:
+            host.uncounted -= 1
+        host.full = False
+        self.fair.give(job.uid, now - lease.since, now)
+        return lease
+
+    def finished(self, job, figures, now):
+        """The object is in place. `figures`: JobFigures."""
+        lease = job.lease
+        if lease:
+            host = lease.host
+            figures.predicted_s = job.predicted_s
+            self.statistics.observe(host.key, host.load.cores if host.load else 0, figures)
+            host.counters["ok"] += 1
+            host.bad_files.clear()
+            host.recovers()
+        self.totals["remote"] += 1
+        job.decision.actual_s = figures.total_s
+        self.close(job, "ok", now)
+
+    def failed(self, job, name, text, now):
+        """What the client got from its host was no object: another host, then this box."""
+        if not job.lease:                   # it was taken from that host already
+            return
+        host = self.end_lease(job, now).host
+        self.note(job, now, "%s: %s" % (host.name, text or reason_text(name)))
+        if name == "lease-over":
+            job.lapses += 1
+        else:
+            self.blame(host, job, name, text, now)
+            job.excluded.add(host.key)
+            job.tries += 1
+        if job.tries >= TRIES_REMOTE or job.lapses >= 3:
+            job.tries = max(job.tries, 1)
+            self.go_home(job, "hosts-failed", now)
+        else:
+            self.queue(job, now, first=True)
+
+    def blame(self, host, job, name, text, now):
+        if name in BLAMELESS:
+            host.counters["refused"] += 1
+            self.memory.remember(job.uid, job.remember_key, name, now)
+            if name == "compiler-unknown":
+                host.misfits[job.identity] = now
+        elif name == "closed" and host.kind == "distccd":       # its way of refusing a job; of being broken, too
+            self.bad_file(host, job, name, text, now)
+        else:
+            host.counters["failed"] += 1
+            host.fails(name, text, now)
+
+    def bad_file(self, host, job, name, text, now):
+        host.counters["failed"] += 1
+        self.memory.remember(job.uid, job.remember_key, name, now)
+        host.bad_files.add((job.uid, job.source))
+        if len(host.bad_files) >= BAD_FILES_BEFORE_SUSPECT:
+            host.fails(name, text or "%d files failed there and compiled here" % len(host.bad_files), now)
+            host.bad_files.clear()
+
+    def to_local(self, job, reason, now):
+        """The client gives up the farm for this job: what the host answered must be done again here."""
+        if job.lease and reason in ("compile-error", "messages"):           # the host did its work, so it is up
+            job.suspect_host = job.lease.host if reason == "compile-error" else None
+            job.lease.host.recovers()
+        job.tries = max(job.tries, 1 if job.lease else 0)
+        if reason == "messages":
+            self.memory.remember(job.uid, job.remember_key, reason, now)
+        self.go_home(job, reason, now)
+
+    def local_ended(self, job, ok, now):
+        """A local run has ended; `ok` None where nobody can know how."""
+        host = job.suspect_host
+        if host and ok is not None:
+            if ok:
+                self.bad_file(host, job, "compile-error", "", now)
+            else:
+                self.totals["compile_errors"] += 1
+                self.memory.remember(job.uid, job.remember_key, "compile-error", now)
+        self.close(job, "ran here", now)
+
+    def cancelled(self, job, now):
+        """The client has gone before its end."""
+        if job.lease:
+            job.lease.host.counters["cancelled"] += 1
+        self.totals["cancelled"] += 1
+        self.close(job, "cancelled", now)
+
+    def close(self, job, outcome, now):
+        self.leave(job, now)
+        job.decision.outcome = outcome
+        job.enter("ended", now)
+        self.jobs.discard(job)
+
+    def note(self, job, now, sentence):
+        job.decision.events.append((now - job.decision.at, sentence))
+
+    def hosts_for(self, key, now):
+        """Hosts that may serve a group, full or not."""
+        _, identity, mode, own_only = key
+        return [host for host in self.hosts.values()
+                if host.usable(now) and host.offers(identity, mode) and not (own_only and host.kind == "distccd")]
+
+    def any_host_for(self, job, now):
+        if job.identity is None:
+            return any(host.usable(now) for host in self.hosts.values())
+        return bool(self.hosts_for(job.group(), now))
+
+
+class Scheduler(Ledger):
+    """The submitting side's choices: what hosts answer, pump() after every event, tick() as time passes."""
+
+    def granted(self, request, reservation, now):
+        """A host has a slot for this request's group. Returns the job that gets it, or None: close the connection."""
+        group, host = self.end_request(request), request.host
+        host.full = False
+        job = self.take_next(group, host, now)
+        if job is None:
+            host.counters["cancelled"] += 1
+            return None
+        job.predicted_s = self.placement.predicted(host, job)
+        lease = job.lease = Lease(host, job, reservation, now)
+        host.leases.add(lease)
+        host.uncounted += 1
+        host.used_at = now
+        self.fair.take(job.uid)
+        decision = job.decision
+        decision.choice, decision.predicted_s = host.name, job.predicted_s
+        job.enter("remote", now)
+        self.actions.append(("socket", job, request))
+        return job
+
+    def take_next(self, group, host, now):
+        """The group's next job for this host: in the order of coming; the longest first once more wait than it has
+        slots."""
+        fit = [job for job in group.queue if host.key not in job.excluded]
+        if not fit:
+            return None
+        job = fit[0]
+        if len(fit) > max(host.slots(), 1) and now - job.arrived < 3 * (self.statistics.remote.value or 1.0):
+            job = max(fit, key=lambda j: self.statistics.work(host.key, j.size_kb, j.job_class, j.remember_key))
+        group.queue.remove(job)
+        return job
+
+    def parked(self, request, now):
+        """All slots of that host are taken: stay in its queue, if this group waits there only once."""
+        host, group = request.host, self.groups[request.group]
+        host.asking -= 1
+        request.state = "parked"
+        host.full = True
+        standing = [r for r in group.requests if r.state == "parked"]
+        if len(group.at(host)) > 1 or len(standing) > min(PARKED_MAX, len(group.queue)):
+            self.withdraw(request)
+
+    def refused(self, request, name, text, now):
+        """The host said no, cannot be reached or broke off before any job was bound to the request."""
+        self.end_request(request)
+        host = request.host
+        if name == "compiler-unknown":
+            host.misfits[request.group[1]] = now
+        if name in REASONS and name not in BLAMELESS or name not in REASONS:
+            host.fails(name, text, now)
+        host.counters["refused"] += 1
+        self.totals["refused"] += 1
+
+    def withdraw(self, request):
+        self.end_request(request)
+        self.actions.append(("withdraw", request))
+
+    def end_request(self, request):
+        group = self.groups[request.group]
+        group.requests.remove(request)
+        if request.state == "asking":
+            request.host.asking -= 1
+        request.state = "ended"
+        return group
+
+    def report(self, host, load, now):
+        """A load report has come from this host."""
+        restarted = host.load and host.load.instance != load.instance
+        if restarted or host.silent(now):           # back again, and with it a clean slate
+            host.misfits.clear()
+            host.recovers()
+        host.load, host.report_at, host.interval_s = load, now, load.interval_ms / 1e3
+        host.full = load.waiting > 0             # a new request would park behind those
+        host.ended = 0
+
+    def counted_to(self, host, reservation):
+        """The report just taken includes my reservations up to this number."""
+        for lease in host.leases:
+            lease.counted = 0 < lease.reservation <= reservation
+        host.uncounted = sum(not lease.counted for lease in host.leases)
+
+    def pump(self, now):
+        """Grant turns, ask hosts, offer this box's own slots. Everything that may have become possible is done."""
+        for group in list(self.groups.values()):
+            self.serve_group(group, now)
+        self.offer_local(now)
+        if self.texts_held() < TEXTS_HELD_MAX:
+            for job in self.turns.grant(self.cores, now):
+                job.enter("preprocess", now)
+                self.actions.append(("turn", job))
+        for job in self.locals.grant(self.slots, now):
+            job.enter("local", now)
+            self.actions.append(("local", job))
+
+    def texts_held(self):
+        """Preprocessed texts that wait for a host; TEXTS_HELD_MAX of them when their size is at its limit."""
+        waiting = [job for group in self.groups.values() for job in group.queue]
+        return TEXTS_HELD_MAX if sum(job.size_kb for job in waiting) > TEXTS_HELD_MAX_KB else len(waiting)
+
+    def serve_group(self, group, now):
+        if not group.queue:
+            for request in list(group.requests):
+                self.withdraw(request)
+            del self.groups[group.key]
+            return
+        if not self.hosts_for(group.key, now):
+            for job in list(group.queue):
+                self.go_home(job, "hosts-failed" if job.tries else "no-host", now)
+            return
+        while group.asking() < len(group.queue):
+            if not self.ask_one(group, now):
+                return
+
+    def ask_one(self, group, now):
+        """Ask the best host with room for a slot, or park where all are full. False when nothing is left to ask."""
+        job = group.queue[min(group.asking(), len(group.queue) - 1)]
+        hosts = [host for host in self.hosts_for(group.key, now) if host.key not in job.excluded]
+        if not hosts:
+            self.excluded_everywhere(job, now)
+            return bool(group.queue)
+        with_room = [host for host in hosts if self.placement.has_room(host)]
+        rows = self.placement.weigh(with_room or hosts, job, not self.others_submit, now)
+        job.decision.candidates = [(host.name, cost, "" if with_room else "full") for cost, host in rows[:8]]
+        if with_room:
+            least = self.least_cost(hosts, job, now)
+            rows = [row for row in rows if row[0] <= CANDIDATE_COST_RATIO * least]
+        else:
+            rows = [row for row in rows if row[1].kind == "peer" and not row[1].failures and not group.at(row[1])]
+            if len(group.requests) >= min(PARKED_MAX, len(group.queue)):
+                rows = []
+        if not rows:
+            return False
+        host = rows[0][1]
+        request = Request(host, group.key, job.size_kb, job.job_class, now)
+        host.asking += 1
+        group.requests.append(request)
+        self.actions.append(("ask", request))
+        return True
+
+    def least_cost(self, hosts, job, now):
+        """The least cost including the wait, over a bounded number of hosts."""
+        return min(self.placement.cost(host, job, now) for host in hosts[:CANDIDATES_ALONE_MAX])
+
+    def excluded_everywhere(self, job, now):
+        job.tries = max(job.tries, 1)
+        self.go_home(job, "hosts-failed", now)
+
+    def local_room(self):
+        """Cores of this box that neither local compiles, nor preprocessing, nor other daemons under its kernel need."""
+        remote = sum(len(host.leases) for host in self.hosts.values())
+        pre, whole = self.statistics.preprocess.value, self.statistics.remote.value
+        demand = max(len(self.turns.holders) + len(self.turns.waiting), remote * pre / whole if whole else 1)
+        busy = len(self.locals.holders) + len(self.locals.waiting) + self.kin_running
+        return min(self.slots - busy, int(self.cores - demand - busy))
+
+    def offer_local(self, now):
+        """This box as one more host: for jobs that no host has room for, where it is done sooner than waiting for
+        one."""
+        waiting = [job for group in self.groups.values() for job in group.queue[group.asking():]]
+        for job in waiting[:-5:-1]:
+            if self.local_room() < 1:
+                return
+            hosts = [host for host in self.hosts_for(job.group(), now) if host.key not in job.excluded]
+            if any(self.placement.has_room(host) for host in hosts):
+                continue
+            figures = self.statistics.host("local")
+            work = self.statistics.work("local", job.size_kb, job.job_class, job.remember_key)
+            jobs = len(self.locals.holders) + self.kin_running + 1
+            here = work * self.statistics.contention.stretch(jobs, self.cores) + job.preprocess_s
+            there = self.least_cost(hosts, job, now) if hosts else here + 1
+            job.decision.candidates.append(("this box", here, "%d samples" % figures.samples))
+            if here < there:
+                self.go_home(job, "local-is-faster", now)
+
+    def tick(self, now):
+        """Time passes: silent hosts lose their jobs and requests, unanswered questions end."""
+        for host in self.hosts.values():
+            if host.kind == "peer" and host.leases and host.silent(now):
+                for lease in list(host.leases):
+                    self.failed(lease.job, "silent", "", now)
+        for group in list(self.groups.values()):
+            for request in list(group.requests):
+                late = request.state == "asking" and now - request.since > ADMISSION_TIMEOUT_S
+                if late or request.host.silent(now):
+                    self.refused(request, "silent", "no answer for %d s" % (now - request.since), now)
+                    self.actions.append(("withdraw", request))
+
+    def make_jobs(self, now):
+        """A number for make -j: what the farm takes now, and what this box can preprocess meanwhile."""
+        remote = sum(host.slots() for host in self.hosts.values() if host.usable(now) or host.leases)
+        return max(1, remote + self.cores if remote else self.slots)
+
+    def check(self):
+        """Conservation: raises AssertionError where books do not balance."""
+        leases = sum(len(host.leases) for host in self.hosts.values())
+        remote = [job for job in self.jobs if job.lease]
+        assert leases == len(remote), "%d leases but %d jobs with one" % (leases, len(remote))
+        assert all(job.state == "remote" for job in remote), "a lease with a job that is not remote"
+        queued = sum(len(group.queue) for group in self.groups.values())
+        waiting = sum(job.state == "wait" for job in self.jobs)
+        assert queued == waiting, "%d jobs queued but %d wait" % (queued, waiting)
+        assert len(self.locals.holders) == sum(job.state == "local" for job in self.jobs), "local slots leak"
+        for host in self.hosts.values():
+            asking = sum(r.state == "asking" for g in self.groups.values() for r in g.requests if r.host is host)
+            assert host.asking == asking, "%s: %d asked for, %d requests" % (host.name, host.asking, asking)
+
+
+# ==== 7. Job server =================================================================================================
+# Runs other machines' compiles: the spawner and containment, what is offered, connections. Uses 1 to 6.
+
+# The daemon decides when jobs end: ^C in its terminal, or systemd's SIGTERM to the cgroup, reach the spawner as well.
+IGNORED_SIGNALS = ("SIGINT SIGTERM SIGHUP SIGQUIT SIGUSR1 SIGUSR2 SIGALRM SIGTSTP SIGTTIN SIGTTOU SIGPIPE SIGXFSZ"
+                   " SIGXCPU").split()
+PR_SET_NAME, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 15, 36, 38
+O_FOLDER = getattr(posix, "O_PATH", posix.O_RDONLY) | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
+
+
+def ignored_signals():
+    return [getattr(signal, name) for name in IGNORED_SIGNALS]
+
+
+class ContainmentError(Exception):
+    """The spawner cannot be had as asked; the text is one line for the admin."""
+
+
+class RequestTooLarge(Exception):
+    """This job's argv and environment exceed one message; the text says the limit. The host is fine, the job is not."""
+
+
+class SpawnerGone(Exception):
+    """The spawner died: kill_known_groups(), close its jobs, exit 1."""
+
+
+class UnsafeResult(Exception):
+    """What a job left under a result's name is no regular file of the job user with one link."""
+
+
+class SpawnSettings:
+    __slots__ = ("user", "nice", "job_timeout_s", "contain", "tmpdir", "compiler_dirs", "max_file_bytes",
+                 "address_space_bytes")
+
+    def __init__(self, user="nobody", nice=10, job_timeout_s=600, contain="auto", tmpdir="/tmp", compiler_dirs=(),
+                 max_file_bytes=1 << 30, address_space_bytes=None):
+        self.user = user                                # name; counts only when started as root
+        self.nice = nice                                # increment, as of nice(1); below 0 only as root
+        self.job_timeout_s = job_timeout_s              # wall clock from posix_spawn; the CPU limit follows from it
+        self.contain = contain                          # auto | require | off
+        self.tmpdir = tmpdir                            # the base folder is made in here
+        self.compiler_dirs = tuple(compiler_dirs)       # --compilers, readable for every job
+        self.max_file_bytes = max_file_bytes            # RLIMIT_FSIZE
+        self.address_space_bytes = address_space_bytes  # RLIMIT_AS or None
+
+
+class Account:
+    __slots__ = ("uid", "gid", "name", "dropped")
+
+    def __init__(self, uid, gid, name, dropped):
+        self.uid, self.gid, self.name = uid, gid, name
+        self.dropped = dropped                          # started as root and becomes another
+
+
+def job_account(user, contain):
+    """The Account that compilers run as. ContainmentError when there is no such user."""
+    import pwd
+    if os.geteuid() != 0:
+        return Account(os.geteuid(), os.getegid(), "", False)
+    try:
+        entry = pwd.getpwnam(user)
+    except (KeyError, TypeError):
+        raise ContainmentError("--user %s: no such user" % user) from None
+    if entry.pw_uid == 0 and contain != "off":
+        raise ContainmentError("--user %s: compilers are not run as root, except with --contain off" % user)
+    return Account(entry.pw_uid, entry.pw_gid, user, entry.pw_uid != 0)
+
+
+def choose_containment(contain, abi, is_root, user):
+    """(containment, may_clang, may_directives_only); ContainmentError where 'require' cannot be had. Pure.
+
+    clang obeys a leftover #include in a plain .i, and gcc one in a directives-only text: so without Landlock neither is
+    offered, unless the admin says so by 'off'. abi: what landlock_abi() gave, 0 for none."""
+    if contain != "off" and abi >= 1:
+        return "landlock", True, True
+    if contain == "require":
+        raise ContainmentError("--contain require: this kernel (or the Python here) has no Landlock")
+    return ("user" if is_root and user not in (None, "", "root") else "none",) + (contain == "off",) * 2
+
+
+# ------------------------------------------------------------------------------------------------- Landlock by ctypes
+# Access bits by the ABI that brought them (linux/landlock.h). All that the kernel knows are handled, so denied; rules
+# then allow. REFER stays denied: nothing is moved between folders.
+FS_EXECUTE, FS_WRITE, FS_READ, FS_READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+FS_REMOVE_FILE, FS_MAKE_REG, FS_TRUNCATE = 1 << 5, 1 << 8, 1 << 14
+FS_HANDLED_BY_ABI = ((1, (1 << 13) - 1), (2, 1 << 13), (3, FS_TRUNCATE), (5, 1 << 15))     # 13 REFER, 15 IOCTL_DEV
+NET_HANDLED = 1 << 0 | 1 << 1                           # bind and connect TCP, ABI 4
+SCOPED = 1 << 0 | 1 << 1                                # abstract unix sockets and signals to outside, ABI 6
+CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446     # the same number on every architecture but these:
+OTHER_NUMBERS = ("alpha", "mips")
+LANDLOCK_RULESET = Layout("=QQQ")                # fs, net, scoped; an older kernel takes 8 or 16 bytes of it
+LANDLOCK_RULE = Layout("=Qi")                    # allowed access, fd of the folder or file: packed, 12 bytes
+
+READ_FOLDER = FS_EXECUTE | FS_READ | FS_READ_DIR
+JOB_FOLDER = FS_READ | FS_READ_DIR | FS_WRITE | FS_TRUNCATE | FS_MAKE_REG | FS_REMOVE_FILE
+# JOB_FOLDER has no EXECUTE: what a job writes is never run. No MAKE_DIR, _SYM, _FIFO, _SOCK: gcc and clang need none,
+# and a folder of plain files is removed quickly and safely.
+
+# What gcc 12, clang 14, as and cc1plus open under strace, and no more: not all of /usr, where /usr/local/etc, /usr/src,
+# /usr/share and a site's own folders may hold what no submitter should read. /usr/include is only stat'ed, which
+# Landlock leaves alone, and an include of it shall fail. Nor /proc and /sys: access() and readlink() of /proc/self/exe
+# and /proc/self/fd are no opens.
+TOOLCHAIN_FOLDERS = ("/usr/bin", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libx32", "/usr/libexec",
+                     "/usr/share/locale", "/usr/share/locale-langpack", "/bin", "/lib", "/lib32", "/lib64", "/libx32",
+                     "/etc/alternatives")
+TARGET_PARENT = "/usr"              # binutils and libraries of cross compilers: /usr/aarch64-linux-gnu and its like
+READABLE_FILES = ("/etc/ld.so.cache", "/etc/ld.so.preload", "/dev/urandom",
+                  # clang asks which distribution it is on, and chooses defaults by that
+                  "/etc/os-release", "/etc/lsb-release", "/etc/redhat-release", "/etc/debian_version",
+                  "/etc/SuSE-release", "/etc/alpine-release", "/etc/arch-release", "/etc/gentoo-release",
+                  "/etc/exherbo-release", "/etc/fedora-release", "/etc/centos-release", "/etc/system-release")
+WRITABLE_FILES = ("/dev/null",)
+
+
+def libc():
+    """PyDLL, not CDLL: these calls take a microsecond, and releasing the GIL for each costs more than that."""
+    import ctypes
+    library = ctypes.PyDLL(None, use_errno=True)
+    library.syscall.restype = ctypes.c_long
+    return library
+
+
+def set_process_flag(option, value):
+    """prctl. False where there is none (not Linux, no ctypes)."""
+    try:
+        return sys.platform.startswith("linux") and libc().prctl(option, value, 0, 0, 0) == 0
+    except (ImportError, OSError, AttributeError):
+        return False
+
+
+def landlock_abi():
+    """0: no Landlock (other system, old kernel, not in the boot line's lsm=, seccomp, Python without ctypes)."""
+    if not sys.platform.startswith("linux") or os.uname().machine.startswith(OTHER_NUMBERS):
+        return 0
+    try:
+        return max(0, libc().syscall(CREATE_RULESET, None, 0, 1))           # 1: asks for the version
+    except (ImportError, OSError, AttributeError):
+        return 0
+
+
+class Landlock:
+    """Builds and enters one domain per job. Measured (ABI 7, 16 rules): 40 us for all in one ruleset, 10 of them to
+    enter. A fixed layer for the process under a job layer takes 25 to 45: layers only intersect, so the second repeats
+    the rules for reading; and it would bind the spawner's main thread, which must signal every job."""
+    __slots__ = ("libc", "errno", "handled", "ruleset", "folders", "fixed", "refreshed")
+
+    def __init__(self, abi, compiler_dirs):
+        import ctypes
+        self.libc, self.errno = libc(), ctypes.get_errno
+        self.handled = sum(bits for since, bits in FS_HANDLED_BY_ABI if abi >= since)
+        packed = LANDLOCK_RULESET.pack(self.handled, NET_HANDLED if abi >= 4 else 0, SCOPED if abi >= 6 else 0)
+        self.ruleset = packed[:24 if abi >= 6 else 16 if abi >= 4 else 8]
+        self.folders = TOOLCHAIN_FOLDERS + tuple(compiler_dirs)
+        self.fixed = (), ()             # the fixed rules: open files, packed rules; always replaced as one
+        self.refreshed = -math.inf
+
+    def refresh(self, now):
+        """Opens the fixed rules anew where they are old. Main thread only: job threads use the list that they read."""
+        if now - self.refreshed < RULES_REFRESH_S:
+            return
+        targets = tuple(os.path.join(TARGET_PARENT, name) for name in os.listdir(TARGET_PARENT) if name.count("-") > 1)
+        wanted = [(path, READ_FOLDER) for path in self.folders + targets]
+        wanted += [(path, FS_READ) for path in READABLE_FILES]
+        wanted += [(path, FS_READ | FS_WRITE | FS_TRUNCATE) for path in WRITABLE_FILES]
+        fds, rules = [], []
+        for path, access in wanted:
+            try:
+                fds.append(OwnedFd(path, access & FS_READ_DIR))
+            except OSError:
+                continue                # absent on this system
+            rules.append(LANDLOCK_RULE.pack(access & self.handled, fds[-1].fd))
+        # The old descriptors are closed by the last job thread that still uses the old rules, hence OwnedFd.
+        self.fixed, self.refreshed = (fds, rules), now
+
+    def _call(self, number, *arguments):
+        value = self.libc.syscall(number, *arguments)
+        if value < 0:
+            raise OSError(self.errno(), "Landlock: " + os.strerror(self.errno()))
+        return value
+
+    def restrict_thread(self, folder_fd, readable):
+        """For the calling thread and its future children, for ever. OSError."""
+        held, rules = self.fixed                                # held: their descriptors stay open for the rules
+        ruleset = self._call(CREATE_RULESET, self.ruleset, len(self.ruleset), 0)
+        try:
+            for rule in rules:
+                self._call(ADD_RULE, ruleset, 1, rule, 0)
+            self._call(ADD_RULE, ruleset, 1, LANDLOCK_RULE.pack(JOB_FOLDER & self.handled, folder_fd), 0)
+            for path in filter(os.path.isdir, readable):        # without it the compiler says itself what it misses
+                extra = OwnedFd(path, True)
+                self._call(ADD_RULE, ruleset, 1, LANDLOCK_RULE.pack(READ_FOLDER, extra.fd), 0)
+            self._call(RESTRICT_SELF, ruleset, 0)
+        finally:
+            os.close(ruleset)
+            del held
+
+
+class OwnedFd:
+    """An O_PATH descriptor that closes with its last reference."""
+    __slots__ = ("fd",)
+
+    def __init__(self, path, is_folder):
+        """OSError, also where it is the other kind: the kernel refuses rights on folders for a file."""
+        self.fd = os.open(path, os.O_PATH | os.O_CLOEXEC | (os.O_DIRECTORY if is_folder else 0))
+
+    def __del__(self):
+        if hasattr(self, "fd"):                         # not where open failed
+            os.close(self.fd)
+
+
+# -------------------------------------------------------------------------------------- folders, as seen by the daemon
+# The daemon may be root, and the folders belong to the job user, perhaps a hostile one. So: by descriptor, never by
+# path; no link followed; nothing opened that could block; and what is there is checked after opening, not before.
+class JobArea:
+    """The base folder and the job folders in it: 0700, the job user's own, so that the spawner can remove them too."""
+    __slots__ = ("path", "fd", "account")
+
+    def __init__(self, tmpdir, account):
+        """OSError. Removes the areas of daemons that died together with their spawner."""
+        self.account = account
+        remove_stale_areas(tmpdir, account)
+        while True:
+            self.path = os.fsencode(tempfile.mkdtemp(prefix="distcc_lm-", dir=tmpdir))
+            try:
+                self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue                                # a daemon starting beside us took it for stale
+            fcntl.flock(self.fd, fcntl.LOCK_SH)
+            if os.fstat(self.fd).st_nlink:
+                break
+            os.close(self.fd)
+        if account.dropped:
+            os.fchown(self.fd, account.uid, account.gid)
+
+    def make_folder(self):
+        """(path, descriptor) of a new empty folder of the job user. OSError."""
+        name = os.urandom(8).hex().encode()             # not to be guessed and made beforehand by a running job
+        os.mkdir(name, 0o700, dir_fd=self.fd)
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+        if self.account.dropped:
+            status = os.fstat(fd)
+            if status.st_uid != 0 or status.st_mode & 0o7777 != 0o700 or os.listdir(fd):
+                os.close(fd)                            # without Landlock a job can move things about in here
+                raise OSError(errno.EPERM, "job folder was replaced while it was made")
+            os.fchown(fd, self.account.uid, self.account.gid)
+        return self.path + b"/" + name, fd
+
+    def remove_folder(self, path, dir_fd):
+        """Closes dir_fd. False when it is no matter of a few files, and the spawner should do it."""
+        try:
+            names = os.listdir(dir_fd)
+            for name in names[:QUICK_REMOVE_FILES]:
+                os.unlink(name, dir_fd=dir_fd)
+            if len(names) <= QUICK_REMOVE_FILES:
+                os.rmdir(os.path.basename(path), dir_fd=self.fd)
+                return True
+        except OSError:
+            pass
+        finally:
+            os.close(dir_fd)
+        return False
+
+    def remove(self):
+        """Everything, if there is anything left, and closes."""
+        try:
+            empty_folder(self.fd)
+            os.rmdir(self.path)
+        except OSError:
+            pass                                        # removed by the spawner; or the next start finds it stale
+        os.close(self.fd)
+
+
+def remove_stale_areas(tmpdir, account):
+    """Daemon and spawner hold a lock on their base folder: one without is nobody's. Only our own or the job user's."""
+    try:
+        folder = os.open(tmpdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return                                          # mkdtemp will say why
+    for name in os.listdir(folder):
+        if not name.startswith("distcc_lm-"):
+            continue
+        fd = -1
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            if os.fstat(fd).st_uid in (os.geteuid(), account.uid):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                empty_folder(fd)
+                os.rmdir(name, dir_fd=folder)
+        except OSError:
+            pass                                        # in use, or someone else's
+        finally:
+            if fd >= 0:
+                os.close(fd)
+    os.close(folder)
+
+
+def create_source(dir_fd, name):
+    """Descriptor of a new file for writing. 0644 whatever the umask: root writes it, the job user reads it, and nobody
+    else gets into the folder. OSError."""
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=dir_fd)
+    os.fchmod(fd, 0o644)
+    return fd
+
+
+def open_result(dir_fd, name, uid):
+    """(descriptor, size) of what a job of this uid wrote. FileNotFoundError when it wrote none; UnsafeResult for links,
+    fifos, devices and other people's files: a hostile job can name them so."""
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY, dir_fd=dir_fd)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            raise
+        raise UnsafeResult("%s: %s" % (os.fsdecode(name), error.strerror)) from None
+    status = os.fstat(fd)
+    if status.st_mode & 0o170000 == 0o100000 and status.st_uid == uid and status.st_nlink == 1:
+        return fd, status.st_size
+    os.close(fd)
+    raise UnsafeResult("%s: no regular file of the job's own" % os.fsdecode(name))
+
+
+def empty_folder(fd):
+    """Removes what is in the folder, without recursion: a hostile tree may be deeper than stack and descriptors reach.
+    So sub-folders are emptied of files, and their own sub-folders moved up into fd, until none is left. OSError."""
+    serial = 0
+    while True:
+        names = os.listdir(fd)
+        if not names:
+            return
+        for name in names:
+            if remove_plain(name, fd):
+                continue
+            inner = open_own_folder(name, fd)
+            try:
+                for child in os.listdir(inner):
+                    if remove_plain(child, inner):
+                        continue
+                    os.close(open_own_folder(child, inner))     # a folder must be writable to be moved
+                    serial += 1
+                    os.rename(child, ".up-%d-%s" % (serial, os.urandom(4).hex()), src_dir_fd=inner, dst_dir_fd=fd)
+            finally:
+                os.close(inner)
+            os.rmdir(name, dir_fd=fd)
+
+
+def remove_plain(name, dir_fd):
+    """True when it was a file, link, … or an empty folder and is gone; False for a folder with something in it."""
+    try:
+        os.unlink(name, dir_fd=dir_fd)
+        return True
+    except (IsADirectoryError, PermissionError):        # unlink of a folder: EISDIR on Linux, EPERM by POSIX
+        pass
+    except FileNotFoundError:
+        return True
+    try:
+        os.rmdir(name, dir_fd=dir_fd)
+        return True
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES, errno.EPERM):
+            return False
+        raise
+
+
+def open_own_folder(name, dir_fd):
+    """Descriptor of a sub-folder, made accessible if a job took its permissions away. No link is followed."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        fd = os.open(name, flags, dir_fd=dir_fd)
+    except PermissionError:
+        fd = os.open(name, O_FOLDER, dir_fd=dir_fd)
+        try:
+            os.chmod("/proc/self/fd/%d" % fd, 0o700)    # fchmod refuses O_PATH, chmod by name would follow a link
+        finally:
+            os.close(fd)
+        fd = os.open(name, flags, dir_fd=dir_fd)
+    os.fchmod(fd, 0o700)
+    return fd
+
+
+# ---------------------------------------------------------------------------------- messages between daemon and spawner
+REQUEST = Layout("=cQHHH")       # operation, job, numbers of argv, environment and readable; then NUL-joined
+SPAWN, KILL, REMOVE = b"S", b"K", b"R"  # REMOVE: the first string is a folder
+RESULT = Layout("=cQqdQd")       # kind, job, pid or errno or wait status, CPU s, KB, elapsed s; then a text
+RESULT_KINDS = {b"s": "started", b"f": "failed", b"e": "ended"}
+READY = b"ready "                       # first message of a spawner: this and the containment; otherwise the reason
+
+
+class SpawnRequest:
+    __slots__ = ("operation", "job_id", "folder", "argv", "env", "readable")
+
+    def __init__(self, operation, job_id=0, folder=b"", argv=(), env=(), readable=()):
+        self.operation, self.job_id, self.folder = operation, job_id, folder
+        self.argv, self.env, self.readable = argv, env, readable    # bytes; bytes to bytes; folders
+
+
+def encode_request(request):
+    """ValueError when a string holds NUL or there are more than 65,535."""
+    strings = [request.folder, *request.argv, *(key + b"=" + value for key, value in dict(request.env).items()),
+               *request.readable]
+    if any(b"\0" in string for string in strings):
+        raise ValueError("NUL in an argument, the environment or a folder")
+    try:
+        head = REQUEST.pack(request.operation, request.job_id, len(request.argv), len(request.env),
+                            len(request.readable))
+    except struct.error as error:
+        raise ValueError("request: %s" % error) from None
+    return head + b"\0".join(strings)
+
+
+def decode_request(message):
+    """ValueError when it is none."""
+    try:
+        operation, job_id, arguments, variables, folders = REQUEST.unpack_from(message)
+    except struct.error:
+        raise ValueError("short request") from None
+    folder, *strings = message[REQUEST.size:].split(b"\0")
+    if len(strings) != arguments + variables + folders:
+        raise ValueError("request of %d strings" % len(strings))
+    env = dict(pair.split(b"=", 1) for pair in strings[arguments:arguments + variables])
+    return SpawnRequest(operation, job_id, folder, strings[:arguments], env, strings[arguments + variables:])
+
+
+class SpawnResult:
+    """kind 'started': pid. 'failed': errno, text (nothing runs). 'ended': wait_status as of wait(), elapsed_s, cpu_s
+    and max_rss_kb of the driver and all that it waited for (never below the spawner's own 15 MB: exec keeps the mark),
+    reason '' | 'killed' | 'timeout' (the spawner ended it)."""
+    __slots__ = ("job_id", "kind", "value", "cpu_s", "max_rss_kb", "elapsed_s", "text")
+
+    def __init__(self, job_id, kind, value, cpu_s=0.0, max_rss_kb=0, elapsed_s=0.0, text=""):
+        self.job_id, self.kind, self.value = job_id, kind, value
+        self.cpu_s, self.max_rss_kb, self.elapsed_s, self.text = cpu_s, max_rss_kb, elapsed_s, text
+
+    pid = errno = wait_status = property(lambda self: self.value)      # by kind
+    reason = property(lambda self: self.text)
+
+
+def encode_result(result):
+    return RESULT.pack(result.kind[0].encode(), result.job_id, result.value, result.cpu_s, result.max_rss_kb,
+                       result.elapsed_s) + result.text.encode(errors="replace")[:RESULT_TEXT_BYTES]
+
+
+def decode_result(message):
+    """struct.error or KeyError when it is none."""
+    kind, *fields = RESULT.unpack_from(message)
+    return SpawnResult(fields[0], RESULT_KINDS[kind], *fields[1:], message[RESULT.size:].decode(errors="replace"))
+
+
+# -------------------------------------------------------------------------------------------------- the spawner process
+def kill_group(pgid):
+    try:
+        os.killpg(pgid, signal.SIGKILL)
+    except OSError:
+        pass                                            # nobody left in it
+
+
+def signal_all(pids, number):
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except OSError:
+            continue                                    # gone
+
+
+class RunningJob:
+    __slots__ = ("job_id", "pid", "started", "reason")
+
+    def __init__(self, job_id):
+        self.job_id = job_id
+        self.pid = 0                    # 0: not started yet. Its group is the pid as well. Unreaped while it is set
+        self.started = time.monotonic()
+        self.reason = ""                # why the spawner ends it; set before the start it prevents the start
+
+
+class Orphans:
+    """Children that the spawner inherited from jobs. As subreaper it becomes the parent of whatever outlives its
+    parent, also out of its group by setsid. The kernel gives such orphans to the first thread, while a job thread's
+    compiler is a child of that thread: so the first thread's list of children is exactly the orphans."""
+    __slots__ = ("fd", "lock", "jobs")
+
+    def __init__(self, lock, jobs):
+        self.lock, self.jobs = lock, jobs       # the SpawnServer's
+        self.fd = -1
+        try:
+            fd = os.open("/proc/self/task/%d/children" % os.getpid(), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return                              # no /proc, or a kernel without the list: orphans go to init, unkilled
+        if set_process_flag(PR_SET_CHILD_SUBREAPER, 1):
+            self.fd = fd
+        else:
+            os.close(fd)
+
+    def pids(self):
+        if self.fd < 0:
+            return []
+        return [int(pid) for pid in os.pread(self.fd, 65536, 0).split()]
+
+    def end(self, patience_s):
+        """Kills and reaps what outlived its parent, until none is left that we may signal. Not in the groups of running
+        jobs, which end with these. In a job thread under ABI 6: of this job only."""
+        deadline = time.monotonic() + patience_s
+        while self.pids():                              # the usual case: one pread, 4 us
+            left = False
+            with self.lock:                             # nobody else reaps: the numbers listed here stay valid
+                groups = {job.pid for job in self.jobs.values()}
+                for pid in self.pids():
+                    try:
+                        if os.waitpid(pid, os.WNOHANG)[0] or os.getpgid(pid) in groups:
+                            continue
+                        os.kill(pid, signal.SIGKILL)
+                        left = True
+                    except OSError:
+                        continue                        # gone, or another job's domain: that job's thread ends it
+            if not left or time.monotonic() >= deadline:
+                return
+            time.sleep(0.001)
+
+    def end_trees(self, patience_s):
+        """Main thread: orphans that fork faster, in sessions of their own, than a job thread kills them. Stopped ones
+        keep their places under RLIMIT_NPROC, so stopping them all comes to an end, and only then are they killed.
+        (A job thread cannot: Landlock keeps it from /proc.)"""
+        if not self.pids():
+            return
+        deadline, stopped = time.monotonic() + patience_s, set()
+        with self.lock:
+            while time.monotonic() < deadline:
+                found = self._trees() - stopped
+                if not found:
+                    break
+                stopped |= found
+                signal_all(found, signal.SIGSTOP)
+            signal_all(stopped, signal.SIGKILL)
+        self.end(0)
+
+    def _trees(self):
+        """Pids of the orphans and all below them, except what is in the groups of running jobs. Under the lock."""
+        groups = {job.pid for job in self.jobs.values()}
+        found, left = set(), self.pids()
+        while left:
+            pid = left.pop()
+            try:
+                if pid in found or os.getpgid(pid) in groups:
+                    continue
+                found.add(pid)
+                for thread in os.listdir("/proc/%d/task" % pid):
+                    with open("/proc/%d/task/%s/children" % (pid, thread), "rb") as file:
+                        left += map(int, file.read().split())
+            except OSError:
+                continue                                # it ended; its children are orphans now
+        return found
+
+
+class SpawnServer:
+    """Main thread: requests, kills, timeouts. It never enters Landlock: with ABI 6 a job thread may signal only its own
+    job. A thread a job: Landlock cannot be left, so the thread ends with the job."""
+    __slots__ = ("channel", "area_fd", "area_path", "settings", "landlock", "jobs", "lock", "orphans", "nice",
+                 "cpu_limit")
+
+    def __init__(self, channel, area_path, settings):
+        self.channel, self.area_path, self.settings = channel, area_path, settings
+        self.area_fd = os.open(area_path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fcntl.flock(self.area_fd, fcntl.LOCK_SH)
+        self.landlock = None
+        self.jobs = {}                  # job id to RunningJob, in the order of their start, so of their deadlines
+        self.lock = _thread.allocate_lock()     # over jobs, the working folder, and reaping against killing
+        self.orphans = Orphans(self.lock, self.jobs)
+        self.nice = min(19, os.getpriority(os.PRIO_PROCESS, 0) + max(0, settings.nice))
+        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+        cpu_s = math.ceil(settings.job_timeout_s)
+        self.cpu_limit = cpu_s if hard == resource.RLIM_INFINITY else min(cpu_s, hard), hard
+
+    def enter_landlock(self, abi):
+        """Tries the rules in a thread that then ends: seccomp may let the version be asked, and no more. OSError."""
+        landlock = Landlock(abi, self.settings.compiler_dirs)
+        landlock.refresh(time.monotonic())
+        outcome = []
+        done = _thread.allocate_lock()
+        done.acquire()
+
+        def attempt():
+            try:
+                landlock.restrict_thread(self.area_fd, ())
+            except OSError as error:
+                outcome.append(error)
+            done.release()
+        _thread.start_new_thread(attempt, ())
+        done.acquire()
+        if outcome:
+            raise outcome[0]
+        self.landlock = landlock
+
+    def run(self):
+        poller = select.poll()
+        poller.register(self.channel, select.POLLIN)
+        buffer = memoryview(bytearray(SPAWN_MESSAGE_BYTES))
+        swept = 0.0
+        while True:
+            busy = self.jobs or self.orphans.pids()
+            if poller.poll(min(SWEEP_S * 1000, self._until_timeout_ms()) if busy else None):
+                try:
+                    size = self.channel.recv_into(buffer)
+                except ConnectionError:
+                    size = 0
+                if not size:
+                    return self._shut_down()
+                self._obey(bytes(buffer[:size]))
+            now = time.monotonic()
+            self._end_overdue(now)
+            if now - swept >= SWEEP_S:
+                swept = now
+                self.orphans.end_trees(SWEEP_S / 4)
+
+    def _obey(self, message):
+        request = decode_request(message)
+        if request.operation == KILL:
+            with self.lock:
+                self._kill(self.jobs.get(request.job_id), "killed")
+            return
+        if request.operation == REMOVE:
+            work, arguments = self._remove_folder, (request.folder,)
+        else:
+            if self.landlock:
+                self.landlock.refresh(time.monotonic())
+            job = RunningJob(request.job_id)
+            with self.lock:
+                self.jobs[request.job_id] = job
+            work, arguments = self._run_job, (job, request)
+        try:
+            _thread.start_new_thread(work, arguments)   # threading.Thread.start waits for the thread: 50 us more
+        except RuntimeError as error:
+            if request.operation == SPAWN:              # a folder not removed now goes at the end
+                self._fail(request.job_id, errno.EAGAIN, str(error))
+
+    def _kill(self, job, reason):
+        """Under the lock, which reaping needs: so the pid is still the job's."""
+        if job and not job.reason:
+            job.reason = reason
+            if job.pid:
+                kill_group(job.pid)
+
+    def _until_timeout_ms(self):
+        with self.lock:
+            oldest = next(iter(self.jobs.values()), None)
+        if oldest is None:
+            return SWEEP_S * 1000
+        return max(0, math.ceil((oldest.started + self.settings.job_timeout_s - time.monotonic()) * 1000))
+
+    def _end_overdue(self, now):
+        with self.lock:
+            for job in self.jobs.values():
+                if now - job.started < self.settings.job_timeout_s:
+                    break
+                self._kill(job, "timeout")
+
+    # -- in the thread of a job
+    def _run_job(self, job, request):
+        try:
+            folder_fd = os.open(request.folder, O_FOLDER)
+            try:
+                if self.landlock:
+                    self.landlock.restrict_thread(folder_fd, request.readable)
+                self._start_compiler(job, request, folder_fd)
+            finally:
+                os.close(folder_fd)
+        except Exception as error:                      # whatever it is, the daemon must hear of its job
+            return self._fail(job.job_id, getattr(error, "errno", None) or errno.EINVAL, str(error))
+        self._send(SpawnResult(job.job_id, "started", job.pid))
+        self._await_end(job)
+
+    def _start_compiler(self, job, request, folder_fd):
+        create = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with self.lock:
+            if job.reason:
+                raise OSError(errno.ECANCELED, "killed before it started")
+            # The working folder is the whole process's, so it is set under the lock. Not unshare(CLONE_FS) a thread:
+            # posix_spawn holds the GIL in any case, and this is portable. stdin is the spawner's own, /dev/null.
+            os.fchdir(folder_fd)
+            # Inherited; the spawner itself ignores SIGXCPU. Each time, because the kernel raises a limit that was hit.
+            resource.setrlimit(resource.RLIMIT_CPU, self.cpu_limit)
+            job.started = time.monotonic()
+            job.pid = os.posix_spawn(
+                request.argv[0], request.argv, request.env, setpgroup=0, setsigmask=[], setsigdef=ignored_signals(),
+                file_actions=[(os.POSIX_SPAWN_OPEN, 1, b"out", create, 0o600),
+                              (os.POSIX_SPAWN_OPEN, 2, b"err", create, 0o600)])
+            if self.settings.nice > 0:                  # afterwards, so that the spawner stays quick to kill; the
+                os.setpriority(os.PRIO_PGRP, job.pid, self.nice)    # group, as the driver may have forked by now
+
+    def _await_end(self, job):
+        if hasattr(os, "waitid"):                       # not on macOS
+            os.waitid(os.P_PID, job.pid, os.WEXITED | os.WNOWAIT)
+            ended = time.monotonic()
+            with self.lock:                             # still a zombie, so its number cannot be anyone else's group
+                del self.jobs[job.job_id]
+                kill_group(job.pid)
+                _, status, usage = os.wait4(job.pid, 0)
+        else:
+            _, status, usage = os.wait4(job.pid, 0)
+            ended = time.monotonic()
+            with self.lock:
+                del self.jobs[job.job_id]
+                kill_group(job.pid)
+        self.orphans.end(ORPHAN_S)
+        max_rss_kb = usage.ru_maxrss // 1024 if sys.platform == "darwin" else usage.ru_maxrss
+        self._send(SpawnResult(job.job_id, "ended", status, usage.ru_utime + usage.ru_stime, max_rss_kb,
+                               ended - job.started, job.reason))
+
+    def _remove_folder(self, folder):
+        """As the job user, so whatever a job put there can do no harm."""
+        try:
+            name = os.path.basename(folder)
+            fd = open_own_folder(name, self.area_fd)
+            try:
+                empty_folder(fd)
+            finally:
+                os.close(fd)
+            os.rmdir(name, dir_fd=self.area_fd)
+        except OSError as error:
+            print("distcc_lm spawner: %r: %s" % (folder, error), file=sys.stderr, flush=True)
+
+    # -- in any thread
+    def _fail(self, job_id, number, text):
+        with self.lock:
+            self.jobs.pop(job_id, None)
+        self._send(SpawnResult(job_id, "failed", number, text=text))
+
+    def _send(self, result):
+        try:
+            self.channel.send(encode_result(result))    # blocks while the daemon is stopped, which harms nobody
+        except OSError:
+            pass                                        # the daemon is gone; the main thread hears of it too
+
+    def _shut_down(self):
+        deadline = time.monotonic() + SHUTDOWN_S
+        while True:
+            with self.lock:
+                for job in self.jobs.values():
+                    self._kill(job, "killed")
+            self.orphans.end_trees(SHUTDOWN_S / 4)
+            if not (self.jobs or self.orphans.pids()) or time.monotonic() > deadline:
+                break
+            time.sleep(0.002)
+        try:
+            empty_folder(self.area_fd)
+            os.rmdir(self.area_path)
+        except OSError:
+            pass                                        # in a --tmpdir that the job user cannot write to, an empty
+                                                        # folder stays until the daemon's stop() or next start
+
+
+def count_tasks(uid):
+    """Processes and threads of a uid, about as RLIMIT_NPROC counts them (not those that hide, as after a setuid); 0
+    without /proc."""
+    total = 0
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        try:
+            if name.isdigit() and os.stat("/proc/" + name).st_uid == uid:
+                total += len(os.listdir("/proc/%s/task" % name))
+        except OSError:
+            continue
+    return total
+
+
+def limit_process(settings, account):
+    """The spawner's own limits, which compilers inherit. Set on a pid afterwards (prlimit) they came too late on a
+    loaded box, where the driver may have forked the real compiler by then. For the CPU's see _start_compiler."""
+    limits = [(resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, settings.max_file_bytes)]
+    if settings.address_space_bytes:
+        limits.append((resource.RLIMIT_AS, max(settings.address_space_bytes, SPAWNER_ADDRESS_SPACE_BYTES)))
+        try:
+            libc().mallopt(-8, 1)                       # M_ARENA_MAX: otherwise 64 MB of address space for each thread
+        except (ImportError, OSError, AttributeError):
+            pass
+    if account.dropped:         # only then: of a person's uid the desktop counts too, and is not ours to count
+        limits.append((resource.RLIMIT_NPROC, count_tasks(account.uid) + NPROC_HEADROOM))
+    for limit, value in limits:
+        ceiling = resource.getrlimit(limit)[1]
+        if ceiling != resource.RLIM_INFINITY:
+            value = min(value, ceiling)
+        resource.setrlimit(limit, (value, value))
+
+
+def become_spawner(channel, settings, account):
+    """What must be done between fork and the first job, in this order: what needs root comes before the drop."""
+    os.setsid()                                         # out of the terminal's group: ^C is the daemon's to judge
+    signal.set_wakeup_fd(-1)
+    for number in ignored_signals():
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)       # ignored it would reap by itself
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    gc.freeze()                                         # the daemon's garbage must not close numbers that are ours now
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.closerange(3, channel.fileno())                  # pid-file lock, log, socket of systemd: the daemon's own
+    os.closerange(channel.fileno() + 1, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 65536))
+    os.chdir("/")
+    os.umask(0o077)
+    _thread.stack_size(THREAD_STACK_BYTES)
+    if settings.nice < 0:
+        os.nice(settings.nice)
+    limit_process(settings, account)
+    if account.dropped:
+        os.setgroups([])
+        os.setgid(account.gid)
+        os.setuid(account.uid)
+        try:
+            os.setuid(0)
+        except PermissionError:
+            pass
+        else:
+            raise ContainmentError("could not give up root")
+    set_process_flag(PR_SET_NO_NEW_PRIVS, 1)
+    set_process_flag(PR_SET_NAME, b"lm-spawner")
+
+
+def spawner_process(channel, area_path, settings, account, containment, abi):
+    """The child of the fork: never returns."""
+    code = 1
+    try:
+        try:
+            become_spawner(channel, settings, account)
+            server = SpawnServer(channel, area_path, settings)
+            if containment == "landlock":
+                try:
+                    server.enter_landlock(abi)
+                except OSError as error:
+                    if settings.contain == "require":
+                        raise ContainmentError("--contain require: %s" % error) from None
+                    containment = choose_containment(settings.contain, 0, account.dropped, account.name)[0]
+            channel.send(READY + containment.encode())
+        except Exception as error:                      # the one message is the daemon's only news of this process
+            channel.send(str(error).encode(errors="replace")[:RESULT_TEXT_BYTES] or b"failed")
+            return
+        server.run()
+        code = 0
+    except BaseException as error:
+        print("distcc_lm spawner: %r" % error, file=sys.stderr, flush=True)
+    finally:
+        os._exit(code)                                  # nothing of the daemon's: no atexit, no buffers
+
+
+# ------------------------------------------------------------------------------------------- the spawner, to the daemon
+class Spawner:
+    """Start it before any socket, thread or child process exists, and after --detach. results() when fileno() is
+    readable, flush() when wants_write and it is writable. The daemon must not wait for children that it did not start
+    itself (waitpid(-1)): kill_known_groups() relies on them."""
+    __slots__ = ("pid", "containment", "may_clang", "may_directives_only", "landlock_abi", "area", "known",
+                 "message_limit", "_channel", "_unsent", "_gone", "_reaped")
+
+    @classmethod
+    def start(cls, settings):
+        """ContainmentError with one line for the admin."""
+        account = job_account(settings.user, settings.contain)
+        abi = landlock_abi()
+        containment = choose_containment(settings.contain, abi, account.dropped, account.name)[0]
+        if settings.nice < 0 and os.geteuid() != 0:
+            raise ContainmentError("--nice %d: only root can raise priority" % settings.nice)
+        self = cls()
+        try:
+            self.area = JobArea(settings.tmpdir, account)
+        except OSError as error:
+            raise ContainmentError("--tmpdir %s: %s" % (settings.tmpdir, error.strerror)) from None
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except (OSError, AttributeError):
+            self.area.remove()
+            raise ContainmentError("no SOCK_SEQPACKET on this system (macOS): it can send jobs, not serve") from None
+        self.message_limit = raise_send_buffer(ours)
+        self.pid = os.fork()
+        if not self.pid:
+            ours.close()
+            spawner_process(theirs, self.area.path, settings, account, containment, abi)
+        theirs.close()
+        set_process_flag(PR_SET_CHILD_SUBREAPER, 1)     # should the spawner die, its jobs become children of the daemon
+        self._channel, self._unsent, self._gone, self._reaped, self.known = ours, [], False, False, {}
+        ours.settimeout(SPAWN_START_S)
+        try:
+            answer = ours.recv(4096)
+        except OSError as error:
+            answer = str(error).encode()
+        if not answer.startswith(READY):
+            self.stop()
+            raise ContainmentError(answer.decode(errors="replace") or "the spawner ended while starting")
+        ours.setblocking(False)
+        self.containment = answer[len(READY):].decode()
+        self.landlock_abi = abi if self.containment == "landlock" else 0
+        self.may_clang = self.may_directives_only = self.containment == "landlock" or settings.contain == "off"
+        return self
+
+    def fileno(self):
+        return self._channel.fileno()
+
+    @property
+    def wants_write(self):
+        return bool(self._unsent)
+
+    def spawn(self, job_id, argv, folder, env, readable=()):
+        """argv[0] is the path to run. 'started' or 'failed' follows, and after 'started' an 'ended', always.
+        RequestTooLarge, ValueError (NUL in a string): this job cannot be run here."""
+        message = encode_request(SpawnRequest(SPAWN, job_id, folder, argv, env, readable))
+        if len(message) > self.message_limit:
+            raise RequestTooLarge("arguments and environment take %d bytes, the limit is %d (net.core.wmem_max)"
+                                  % (len(message), self.message_limit))
+        self._request(message)
+
+    def kill(self, job_id):
+        """Its whole group and what left the group, whether or not 'started' has come; unknown ids are ignored. 'ended'
+        follows, or 'failed' with ECANCELED where it had not started."""
+        self._request(encode_request(SpawnRequest(KILL, job_id)))
+
+    def remove_folder(self, path, dir_fd):
+        """Closes dir_fd. Here when it is a matter of a few files, otherwise in the spawner."""
+        if not self.area.remove_folder(path, dir_fd):
+            self._request(encode_request(SpawnRequest(REMOVE, 0, path)))
+
+    def _request(self, message):
+        self._unsent.append(message)
+        self.flush()
+
+    def flush(self):
+        """Never blocks: what a stopped spawner does not take waits here, in order."""
+        while self._unsent and not self._gone:
+            try:
+                self._channel.send(self._unsent[0])
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOBUFS, errno.ENOMEM):
+                    self._gone = True                   # results() says so, after what is still to be read
+                return
+            del self._unsent[0]
+
+    def results(self):
+        """A list of SpawnResult, maybe empty. SpawnerGone when nothing more can come."""
+        self.flush()
+        found = []
+        while True:
+            try:
+                message = self._channel.recv(RESULT.size + RESULT_TEXT_BYTES)
+            except (BlockingIOError, InterruptedError):
+                return found
+            except OSError:
+                message = b""
+            if not message:
+                self._gone = True
+                if found:
+                    return found                        # the next call raises
+                raise SpawnerGone("the spawner (pid %d) died" % self.pid)
+            result = decode_result(message)
+            if result.kind == "started":
+                self.known[result.job_id] = result.pid
+            else:
+                self.known.pop(result.job_id, None)
+            found.append(result)
+
+    def kill_known_groups(self, own_children=None):
+        """After SpawnerGone. The spawner's session holds jobs only, so its number tells a job from a reused pid; and as
+        subreaper the daemon has become the parent of what is left. own_children: pids that the daemon itself started;
+        given these, all its other children are killed, also those that left the session by setsid."""
+        self._reap(0)
+        deadline = time.monotonic() + ORPHAN_S
+        while True:
+            children = children_of_process()
+            pids = {pid for pid in [*self.known.values(), *children] if self._in_session(pid)}
+            if own_children is not None:
+                pids.update(set(children).difference(own_children))
+            if not pids or time.monotonic() > deadline:
+                break
+            for pid in pids:
+                if pid in self.known.values():
+                    kill_group(pid)
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, os.WNOHANG)
+                except OSError:
+                    pass                                # not our child where there is no subreaper; dead all the same
+            time.sleep(0.001)
+        self.known.clear()
+
+    def _in_session(self, pid):
+        try:
+            return os.getsid(pid) == self.pid
+        except OSError:
+            return False
+
+    def _reap(self, patience_s):
+        deadline = time.monotonic() + patience_s
+        while not self._reaped:
+            try:
+                self._reaped = os.waitpid(self.pid, os.WNOHANG)[0] == self.pid
+            except ChildProcessError:
+                self._reaped = True
+            if self._reaped or time.monotonic() >= deadline:
+                break
+            time.sleep(0.002)
+        return self._reaped
+
+    def stop(self):
+        """Ends every job, removes the folders, reaps the spawner. Blocks up to SPAWN_STOP_S, usually milliseconds."""
+        self._channel.close()
+        if not self._reap(SPAWN_STOP_S):
+            os.kill(self.pid, signal.SIGKILL)
+            self._reap(SPAWN_STOP_S)
+        self.kill_known_groups()
+        self.area.remove()
+
+
+def raise_send_buffer(channel):
+    """The largest message that the channel will take. FORCE needs root, and goes beyond net.core.wmem_max."""
+    for option in (getattr(socket, "SO_SNDBUFFORCE", 32), socket.SO_SNDBUF):
+        try:
+            channel.setsockopt(socket.SOL_SOCKET, option, SPAWN_MESSAGE_BYTES)
+            break
+        except OSError:
+            continue
+    # Half: the kernel doubles the value for its own book-keeping, and counts that against it
+    return min(channel.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2, SPAWN_MESSAGE_BYTES)
+
+
+def children_of_process():
+    """Pids of the daemon's children, started or inherited; empty without /proc."""
+    try:
+        with open("/proc/self/task/%d/children" % os.getpid(), "rb") as file:
+            return [int(pid) for pid in file.read().split()]
+    except OSError:
+        return []
+
+
+# ---- compilers that this host offers
+
+DRIVER_NAMES = ("gcc", "g++", "cc", "c++", "clang", "clang++")
+SERVER_PATH = b"/usr/local/bin:/usr/bin:/bin"
+OBJECT_NAME = b"object.o"
+
+
+def driver_kind(name):
+    """The driver in a program's name, target and version marks apart: x86_64-linux-gnu-g++-12 is g++. None: no
+    driver."""
+    stem = name.rstrip("0123456789.")
+    stem = stem[:-1] if stem != name and stem.endswith("-") else name
+    for driver in sorted(DRIVER_NAMES, key=len, reverse=True):
+        if stem == driver or stem.endswith("-" + driver):
+            return driver
+    return None
+
+
+def run_for_text(argv):
+    """What a program prints on both streams, under LC_ALL=C; b"" where it cannot be run."""
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              timeout=20, env={"LC_ALL": "C", "PATH": SERVER_PATH.decode()}, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return b""
+    return done.stdout if done.returncode == 0 else b""
+
+
+class Compiler:
+    """One program that this host offers: path, family (gcc, clang), whether it is a C++ driver, identity."""
+    __slots__ = ("path", "family", "cxx", "identity", "stamp")
+
+    def __init__(self, path, family, cxx, identity, stamp):
+        self.path, self.family, self.cxx, self.identity, self.stamp = path, family, cxx, identity, stamp
+
+
+def file_stamp(path):
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+class Offer:
+    """The compilers of --compilers, or else the drivers on the daemon's PATH. Names are for distcc clients,
+    identities for our own. Scripts and links to this program are left out; what does not answer -v is, too."""
+
+    def __init__(self, folders, may_clang, log):
+        self.folders, self.may_clang, self.log = folders, may_clang, log
+        self.by_name, self.by_identity, self.by_path = {}, {}, {}
+        self.look()
+
+    def look(self):
+        by_name = {}
+        folders = self.folders or [folder for folder in os.get_exec_path() if folder]
+        for folder in folders:
+            try:
+                names = sorted(os.listdir(folder))
+            except OSError as error:
+                if self.folders:
+                    self.log("warning", "--compilers %s: %s" % (folder, error.strerror))
+                continue
+            for name in names:
+                if driver_kind(name) and name not in by_name:
+                    compiler = self.examine(os.path.join(folder, name))
+                    if compiler:
+                        by_name[name] = compiler
+        self.by_name = by_name
+        self.by_identity = {}
+        for name in sorted(by_name, key=len):
+            self.by_identity.setdefault(by_name[name].identity, by_name[name])
+
+    def examine(self, path):
+        """Compiler, or None where it is none that may be offered. One -v for each program, whatever its links."""
+        real = os.path.realpath(path)
+        driver = driver_kind(os.path.basename(real))
+        try:
+            stamp = file_stamp(real)
+            with open(real, "rb") as file:
+                script = file.read(2) == b"#!"
+        except OSError:
+            return None
+        if not driver or script or not os.access(real, os.X_OK):
+            return None
+        family = "clang" if "clang" in driver else "gcc"
+        if family == "clang" and not self.may_clang:
+            return None
+        known = self.by_path.get(real)
+        cxx = driver.endswith("++")
+        if family == "clang" and not cxx:           # clang++ is a link to clang: only the name it is called by tells
+            cxx = (driver_kind(os.path.basename(path)) or "").endswith("++")
+        if known and known.stamp == stamp and known.cxx == cxx:
+            return known
+        text = run_for_text([path, "-v"])
+        assembler = b""
+        if family == "gcc":
+            program = run_for_text([path, "-print-prog-name=as"]).strip()
+            assembler = run_for_text([program, "--version"]) if program else b""
+        if not text:
+            return None
+        compiler = self.by_path[real] = Compiler(path, family, cxx, identity_of(text, assembler, cxx), stamp)
+        return compiler
+
+    def changed(self):
+        """Whether a compiler was exchanged since look()."""
+        for compiler in self.by_path.values():
+            try:
+                if file_stamp(os.path.realpath(compiler.path)) != compiler.stamp:
+                    return True
+            except OSError:
+                return True
+        return False
+
+
+# ---- connections
+
+class Counters:
+    """What `status` tells of the serving side."""
+    __slots__ = ("served", "refused", "bad_requests")
+
+    def __init__(self):
+        self.served = self.refused = self.bad_requests = 0
+
+
+class JobConnection:
+    """One TCP connection of a submitter, from accept to close. It is its own ticket for a slot.
+
+        opening -> parked -> reserved -> body -> running -> replying -> closed      one of our daemons, then its client
+        opening -> body -> queued -> running -> replying -> closed                  a plain distcc client
+        any -> refused (the LMNO goes out, input is discarded for a second) -> closed
+    """
+    __slots__ = ("server", "sock", "peer", "state", "deadline", "decoder", "slot_request", "job_id", "compiler", "argv",
+                 "folder", "folder_fd", "source_fd", "left", "outgoing", "object_fd", "object_left", "object_at",
+                 "queued_at", "started_at", "area_at_start", "what", "times", "discarded")
+
+    def __init__(self, server, sock, peer, now):
+        self.server, self.sock, self.peer = server, sock, peer
+        self.state, self.deadline = "opening", now + OPENING_S
+        self.decoder = Decoder(decode_opening())
+        self.slot_request = self.compiler = self.folder = self.times = None
+        self.job_id = self.folder_fd = self.source_fd = self.object_fd = -1
+        self.argv, self.left, self.outgoing, self.object_left, self.object_at = [], 0, bytearray(), 0, 0
+        self.queued_at = self.started_at = self.area_at_start = 0.0
+        self.what, self.discarded = "", 0
+
+    def fileno(self):
+        return self.sock.fileno()
+
+    def key(self):
+        """Whose turn it is at this server: (submitter, uid)."""
+        request = self.slot_request
+        return (request.instance, request.uid) if request else (self.peer.encode(), 0)
+
+    def on_event(self, events):
+        try:
+            if events & selectors.EVENT_READ:
+                self.read()
+            if events & selectors.EVENT_WRITE and self.state != "closed":
+                self.write()
+        except WireError as error:
+            self.server.counters.bad_requests += 1
+            self.refuse("protocol", str(error))
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                self.refuse("disk", error.strerror)
+            else:
+                self.end("cancelled", error.strerror)
+
+    # -- reading
+
+    def read(self):
+        try:
+            data = self.sock.recv(262144)
+        except (BlockingIOError, InterruptedError):
+            return
+        if not data:
+            self.end("cancelled" if self.state != "refused" else "", "the client closed the connection")
+        elif self.state in ("opening", "reserved"):
+            self.read_header(data)
+        elif self.state == "body":
+            self.read_body(data)
+        else:                                           # nothing is due now: tolerated, as distccd does, within reason
+            self.discarded += len(data)
+            if self.discarded > 1 << 16 and self.state != "refused":
+                raise WireError("data without end after the request")
+
+    def read_header(self, data):
+        if self.state == "reserved":                    # the first byte in time: from here on it must only go on
+            self.deadline = self.server.loop.now() + PROGRESS_S
+        if not self.decoder.feed(data):
+            return
+        message, rest = self.decoder.result, self.decoder.rest()
+        if isinstance(message, SlotRequest):
+            self.slot_request = message
+            self.server.ask_slot(self)
+            self.decoder = Decoder(decode_job())
+            if rest:
+                raise WireError("data before the slot was granted")
+            return
+        self.server.begin(self, message)
+        if self.state == "body":
+            self.read_body(rest)
+
+    def read_body(self, data):
+        if len(data) > self.left:
+            data = data[:self.left]                     # what follows the source is dropped, as above
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self.source_fd, view):]
+        self.left -= len(data)
+        self.deadline = self.server.loop.now() + PROGRESS_S
+        if not self.left:
+            os.close(self.source_fd)
+            self.source_fd = -1
+            self.server.complete(self)
+
+    # -- writing
+
+    def send(self, data):
+        self.outgoing += data
+        self.write()
+
+    def write(self):
+        """As much as the socket takes; the object goes from its file by sendfile."""
+        try:
+            while self.outgoing:
+                sent = self.sock.send(self.outgoing)
+                del self.outgoing[:sent]
+                self.progress()
+            while self.object_left:
+                sent = os.sendfile(self.fileno(), self.object_fd, self.object_at, min(self.object_left, 1 << 20))
+                if not sent:
+                    raise OSError(errno.EIO, "the object shrank while it was sent")
+                self.object_at += sent
+                self.object_left -= sent
+                self.progress()
+        except (BlockingIOError, InterruptedError):
+            self.server.loop.change(self, selectors.EVENT_READ | selectors.EVENT_WRITE)
+            return
+        self.server.loop.change(self, selectors.EVENT_READ)
+        if self.object_fd >= 0:
+            os.close(self.object_fd)
+            self.object_fd = -1
+            if self.slot_request:
+                self.outgoing += encode_times(self.times)
+                return self.write()
+        if self.state == "replying":
+            self.end("", "")
+
+    def progress(self):
+        if self.state == "replying":
+            self.deadline = self.server.loop.now() + PROGRESS_S
+
+    def reply(self, status, stderr, stdout, object_fd, size, times):
+        self.state, self.times = "replying", times
+        self.object_fd, self.object_left, self.object_at = object_fd, size, 0
+        data = encode_reply(status, stderr, stdout, size)
+        if object_fd < 0 and self.slot_request:
+            data += encode_times(times)
+        self.progress()
+        self.send(data)
+
+    # -- ends
+
+    def refuse(self, name, text=""):
+        """Say no and end: LMNO to our own, a closed connection and a log line to a distcc client."""
+        if self.state in ("refused", "closed"):
+            return self.end("", "")
+        self.server.counters.refused += 1
+        self.server.loop.log("info", "%s refused: %s %s" % (self.peer, reason_text(name), text))
+        self.server.drop(self, 0.0)
+        if not self.slot_request or self.state == "replying":
+            return self.end("", "")
+        self.state, self.deadline = "refused", self.server.loop.now() + REFUSAL_LINGER_S
+        try:
+            self.send(encode_refused(name, text))
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.end("", "")
+        return None
+
+    def end(self, outcome, text):
+        """Close, whatever state it is in; a compiler that runs for it is killed."""
+        if self.state == "closed":
+            return
+        if outcome == "cancelled" and self.state in ("body", "queued", "running", "replying"):
+            self.server.loop.log("debug", "%s cancelled in state %s: %s" % (self.peer, self.state, text))
+        self.server.drop(self, 0.0)
+        self.state = "closed"
+        for fd in (self.source_fd, self.object_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.source_fd = self.object_fd = -1
+        self.server.connections.discard(self)
+        self.server.loop.unwatch(self)
+        self.sock.close()
+
+    def abandon(self):
+        """After a bug in dealing with it."""
+        self.end("cancelled", "")
+
+
+class JobServer:
+    """Accepts, admits, starts compilers through the spawner, and answers. Policy is Admission's and serve_args()'s."""
+
+    def __init__(self, loop, admission, spawner, offer, allowed, max_job_bytes):
+        self.loop, self.admission, self.spawner, self.offer = loop, admission, spawner, offer
+        self.allowed, self.max_job_bytes = allowed, max_job_bytes       # allowed(address): bool
+        self.counters = Counters()
+        self.connections, self.running, self.leaving = set(), {}, {}    # running: {job id: JobConnection}
+        self.last_job_id, self.area, self.area_at = 0, 0.0, 0.0         # leaving: {job id: (folder, fd)} of killed jobs
+        self.on_change = lambda: None               # called when the number of slots in use has changed
+
+    # -- connections
+
+    def accept(self, listener):
+        for _ in range(64):                         # not for ever: others have events, too
+            try:
+                sock, address = listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            peer = plain_address(address[0])
+            if not self.allowed(peer):
+                self.loop.log("warning", "%s is not allowed to send jobs here (--allow)" % peer)
+                self.counters.refused += 1
+                sock.close()
+                continue
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = JobConnection(self, sock, peer, self.loop.now())
+            self.make_room(peer)
+            self.connections.add(connection)
+            self.loop.watch(connection, selectors.EVENT_READ, connection.on_event)
+
+    def make_room(self, peer):
+        """Too many that have asked for nothing yet: the one that has been idle longest goes."""
+        opening = [c for c in self.connections if c.state == "opening"]
+        mine = [c for c in opening if c.peer == peer]
+        crowd = mine if len(mine) >= UNADMITTED_PER_ADDRESS else opening if len(opening) >= UNADMITTED_TOTAL else []
+        if crowd:
+            min(crowd, key=lambda c: c.deadline).end("", "")
+
+    def sweep(self, now):
+        """Deadlines, looked at twice a second."""
+        for connection in list(self.connections):
+            if now < connection.deadline:
+                continue
+            if connection.state == "reserved":
+                connection.refuse("lease-over")
+            elif connection.state in ("opening", "body", "replying", "refused"):
+                connection.end("cancelled", "no progress")
+
+    # -- slots
+
+    def ask_slot(self, connection):
+        """An LMRQ has come."""
+        request = connection.slot_request
+        if request.identity not in self.offer.by_identity:
+            return connection.refuse("compiler-unknown")
+        if request.mode != MODE_PLAIN and not self.spawner.may_directives_only:
+            return connection.refuse("mode")
+        if request.size_kb * 1024 > self.max_job_bytes:
+            return connection.refuse("too-large")
+        answer = self.admission.request(connection.key(), connection, self.loop.now())
+        if answer[0] == "granted":
+            self.reserve(connection, answer[1])
+        elif answer[0] == "parked":
+            connection.state, connection.deadline = "parked", float("inf")
+            connection.send(encode_parked(answer[1], int(answer[2] * 1000)))
+        else:
+            connection.refuse(answer[1])
+        return self.on_change()
+
+    def reserve(self, connection, reservation):
+        connection.state, connection.deadline = "reserved", self.loop.now() + LEASE_S
+        connection.send(encode_granted(reservation))
+
+    def grant_next(self):
+        """Slots may have become free: whoever waits longest by fair share gets them."""
+        while True:
+            chosen = self.admission.next_granted(self.loop.now())
+            if chosen is None:
+                return
+            connection, reservation, _ = chosen
+            try:
+                if connection.state == "queued":
+                    self.start(connection)
+                else:
+                    self.reserve(connection, reservation)
+            except OSError as error:
+                connection.end("cancelled", error.strerror)
+
+    def drop(self, connection, cpu_s):
+        """Give back all that a connection holds: slot, place in the queue, compiler, folder."""
+        job_id, connection.job_id = connection.job_id, -1
+        folder, connection.folder = connection.folder, None
+        if job_id in self.running:
+            self.count_area()
+            del self.running[job_id]
+            self.spawner.kill(job_id)
+            self.poke()
+            self.leaving[job_id] = (folder, connection.folder_fd)      # goes when the compiler has
+            folder = None
+        if folder is not None:
+            self.spawner.remove_folder(folder, connection.folder_fd)
+        self.admission.release(connection, cpu_s, self.loop.now())
+        self.on_change()
+
+    # -- jobs
+
+    def begin(self, connection, request):
+        """The command line and the size are known: check them, and make a folder and the source file."""
+        if connection.slot_request:
+            compiler = self.offer.by_identity.get(connection.slot_request.identity)
+        else:
+            compiler = self.offer.by_name.get(os.fsdecode(os.path.basename(request.argv[0])))
+        if compiler is None:
+            return connection.refuse("compiler-unknown", os.fsdecode(request.argv[0])[:100])
+        if request.size > self.max_job_bytes:
+            return connection.refuse("too-large", "%d bytes" % request.size)
+        if not connection.slot_request and self.admission.refusal:
+            return connection.refuse(self.admission.refusal)
+        try:
+            words = [os.fsdecode(word) for word in request.argv[1:]]
+            args, source, _ = serve_args(words, compiler.family, compiler.cxx)
+        except RefusedArgument as error:
+            return connection.refuse("argument", str(error))
+        connection.folder, connection.folder_fd = self.spawner.area.make_folder()
+        connection.source_fd = create_source(connection.folder_fd, os.fsencode(source))
+        connection.argv = [os.fsencode(compiler.path)] + [os.fsencode(arg) for arg in args] + [b"-o", OBJECT_NAME]
+        connection.what, connection.compiler = source, compiler
+        connection.state, connection.left = "body", request.size
+        connection.deadline = self.loop.now() + PROGRESS_S
+        return None
+
+    def complete(self, connection):
+        """The source is here. Our own clients hold a slot already; a distcc client gets in line now, so that one that
+        stalled while sending never held a slot."""
+        connection.deadline, connection.queued_at = float("inf"), self.loop.now()
+        if connection.slot_request:
+            return self.start(connection)
+        answer = self.admission.request(connection.key(), connection, self.loop.now())
+        if answer[0] == "granted":
+            self.start(connection)
+        elif answer[0] == "parked":
+            connection.state = "queued"
+        else:
+            connection.refuse(answer[1])
+        return self.on_change()
+
+    def start(self, connection):
+        self.count_area()
+        self.last_job_id += 1
+        connection.job_id = job_id = self.last_job_id
+        connection.state, connection.started_at = "running", self.loop.now()
+        connection.area_at_start, connection.deadline = self.area, float("inf")
+        self.running[job_id] = connection
+        env = {b"PATH": SERVER_PATH, b"LC_ALL": b"C", b"TMPDIR": connection.folder}
+        try:
+            self.spawner.spawn(job_id, connection.argv, connection.folder, env)
+            self.poke()
+        except (RequestTooLarge, ValueError) as error:
+            del self.running[job_id]
+            connection.refuse("too-large", str(error))
+
+    def poke(self):
+        """What the spawner did not take at once goes out when its socket is writable again."""
+        more = selectors.EVENT_WRITE if self.spawner.wants_write else 0
+        self.loop.change(self.spawner, selectors.EVENT_READ | more)
+
+    def count_area(self):
+        """Integrate the number of running jobs over time: the mean of a job's concurrency."""
+        now = self.loop.now()
+        self.area += (len(self.running) + self.admission.foreign + self.admission.local_running) * (now - self.area_at)
+        self.area_at = now
+
+    def on_spawner(self, _events=0):
+        """Results of the spawner. SpawnerGone is the daemon's to handle."""
+        results = self.spawner.results()
+        self.poke()
+        for result in results:
+            if result.kind == "started":
+                continue
+            if result.job_id in self.leaving:
+                self.spawner.remove_folder(*self.leaving.pop(result.job_id))
+            connection = self.running.get(result.job_id)
+            if connection is None:
+                continue
+            self.count_area()
+            del self.running[result.job_id]
+            try:
+                self.ended(connection, result)
+            except OSError as error:
+                connection.end("cancelled", error.strerror)
+        self.grant_next()
+
+    def ended(self, connection, result):
+        """A compiler has ended, or could not be started: free the slot, then answer."""
+        now = self.loop.now()
+        elapsed = max(now - connection.started_at, 1e-6)
+        concurrency = (self.area - connection.area_at_start) / elapsed
+        if result.kind == "failed":
+            return connection.refuse("spawn", result.text)
+        if result.reason:
+            return connection.refuse("timeout" if result.reason == "timeout" else "spawn", result.reason)
+        folder_fd, status = connection.folder_fd, result.wait_status
+        stderr, stdout = self.read_text(folder_fd, b"err"), self.read_text(folder_fd, b"out")
+        object_fd, size = -1, 0
+        if status == 0:
+            try:
+                object_fd, size = open_result(folder_fd, OBJECT_NAME, self.spawner.area.account.uid)
+            except (OSError, UnsafeResult) as error:
+                status, stderr = 0x100, stderr + b"no object: %s\n" % os.fsencode(str(error))
+        self.drop(connection, result.cpu_s)
+        self.counters.served += 1
+        times = Times(int((connection.started_at - connection.queued_at) * 1e3), int(result.elapsed_s * 1e3 + 0.5),
+                      int(result.cpu_s * 1e3 + 0.5), result.max_rss_kb, concurrency)
+        self.loop.log("info", "job %s from %s: status %#x, %d ms, cpu %d ms, object %d KB, peak %d MB" % (
+            connection.what, connection.peer, status, times.elapsed_ms, times.cpu_ms, size >> 10, times.peak_kb >> 10))
+        return connection.reply(status, stderr, stdout, object_fd, size, times)
+
+    def read_text(self, folder_fd, name):
+        """What the compiler wrote on a stream, cut where it is absurdly long."""
+        try:
+            fd, size = open_result(folder_fd, name, self.spawner.area.account.uid)
+        except (OSError, UnsafeResult):
+            return b""
+        try:
+            return os.read(fd, min(size, MAX_MESSAGE_BYTES))
+        finally:
+            os.close(fd)
+
+    def close_all(self):
+        for connection in list(self.connections):
+            connection.end("", "")
+
+    def check(self):
+        """Conservation: raises AssertionError."""
+        holding = {c for c in self.connections
+                   if c.state in ("reserved", "running") or c.slot_request and c.state == "body"}
+        assert holding == set(self.admission.holders), "%d slots taken, %d connections hold one" % (
+            len(self.admission.holders), len(holding))
+        running = [c for c in self.connections if c.state == "running"]
+        assert all(c.job_id in self.running for c in running), "a job without its compiler"
+
+
+# ==== 8. Peers ======================================================================================================
+# Load reports in and out by UDP, and the connections that ask other hosts for a slot. No policy: what a report means is
+# for Ledger and Scheduler to say. Uses 1 to 6.
+
+class Trust:
+    """Who may send what. Serving is not using: --allow serves, --peer, --use and --hosts are sent to and believed."""
+
+    def __init__(self, allow, use):
+        self.allow, self.use = allow, use           # [network]; [(network, port)]
+        self.peers = {}                             # Endpoint: key of the Host
+
+    def serves(self, address):
+        ip = ipaddress.ip_address(address)
+        return any(ip in network for network in self.allow)
+
+    def used_port(self, address):
+        """The port to send jobs to, where --use covers the address; else None."""
+        ip = ipaddress.ip_address(address)
+        return next((port for network, port in self.use if ip in network), None)
+
+
+class Neighbours:
+    """Daemons under this box's kernel, heard of directly or through another: what they run is not foreign load here."""
+
+    def __init__(self, boot, instance):
+        self.boot, self.instance, self.rows = boot, instance, {}       # {instance: (jobs running, heard at)}
+
+    def hear(self, load, now):
+        if load.boot != self.boot or not self.boot.strip(b"\0"):
+            return
+        self.rows[load.instance] = (load.running, now)
+        for instance, running in load.kin.items():
+            at = self.rows.get(instance, (0, 0))[1]
+            if instance != self.instance and now - at > 2 * REPORT_INTERVAL_S:      # direct news is better
+                self.rows[instance] = (running, now - REPORT_INTERVAL_S)
+        if len(self.rows) > 100:
+            self.rows = {key: row for key, row in self.rows.items() if now - row[1] < PEER_TIMEOUT_S}
+
+    def running(self, now):
+        return {key: jobs for key, (jobs, at) in self.rows.items() if now - at < PEER_TIMEOUT_S}
+
+
+class Reports:
+    """The UDP side: announces this daemon and merges what others announce."""
+
+    def __init__(self, loop, scheduler, trust, neighbours, make_load):
+        self.loop, self.scheduler, self.trust, self.neighbours = loop, scheduler, trust, neighbours
+        self.make_load = make_load                  # () -> Load of this daemon now
+        self.sockets = []                           # one per --listen
+        self.broadcast = []                         # (socket, address) to send broadcasts
+        self.listeners = []                         # all of them, and those that hear broadcasts
+        self.submitters = {}                        # (address, port): heard at; they get our reports
+        self.sequence, self.sent_at, self.sent_running, self.next_at = 0, 0.0, 0, 0.0
+        self.dropped = self.bad = 0                 # packets from strangers; packets that are none
+        self.heard = {}                             # instance: (sequence, at)
+
+    # -- out
+
+    def targets(self, now):
+        """Addresses that get this daemon's report."""
+        self.submitters = {who: at for who, at in self.submitters.items() if now - at < SUBMITTER_MEMORY_S}
+        found = set(self.submitters)
+        for host in self.scheduler.hosts.values():
+            if host.endpoint and host.address:
+                found.add((host.address, host.endpoint[1]))
+        return found
+
+    def announce(self, now, wanted=False):
+        """Send the report to all; a target that cannot be reached now is tried again with the next one."""
+        load = self.make_load()
+        self.sequence += 1
+        load.sequence, load.kin = self.sequence, self.neighbours.running(now)
+        if wanted:
+            load.capabilities |= WANTS_REPORT
+        packet = load.encode()
+        for address, port in self.targets(now):
+            self.send(packet, address, port)
+        for sock, address in self.broadcast:
+            broadcast_everywhere(sock, packet, address)
+        self.sent_at, self.sent_running = now, load.running
+        self.next_at = now + REPORT_INTERVAL_S * random.uniform(1 - REPORT_JITTER, 1 + REPORT_JITTER)
+
+    def send(self, packet, address, port):
+        for sock in self.sockets:
+            if (sock.family == socket.AF_INET6) == (":" in address):
+                try:
+                    sock.sendto(packet, (address, port))
+                    return
+                except OSError as error:                    # no route, buffer full, a refusal of the last packet's
+                    self.loop.log("debug", "report to %s: %s" % (address, error.strerror))
+
+    def changed(self, running, cores, now):
+        """Report at once where the number of running jobs has moved enough, at most ten times a second."""
+        if abs(running - self.sent_running) >= max(1, cores // 8):
+            self.next_at = min(self.next_at, max(now, self.sent_at + REPORT_MIN_GAP_S))
+
+    # -- in
+
+    def on_readable(self, sock):
+        for _ in range(256):
+            try:
+                packet, source = sock.recvfrom(UDP_MAX_BYTES + 1)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:                        # ICMP's answer to an earlier packet
+                self.loop.log("debug", "load reports: %s" % error.strerror)
+                continue
+            self.take(packet, plain_address(source[0]), source[1], self.loop.now())
+
+    def take(self, packet, address, port, now):
+        """Merge one packet. From whom it is believed is decided before it is looked at."""
+        known = self.trust.peers.get(Endpoint((address, port)))
+        used = self.trust.used_port(address)
+        served = self.trust.serves(address)
+        if known is None and used is None and not served:
+            self.dropped += 1
+            return
+        try:
+            load = Load.parse(packet)
+        except WireError as error:
+            self.bad += 1
+            self.loop.log("debug", "%s:%d: %s" % (address, port, error))
+            return
+        if load.instance == self.neighbours.instance or not self.fresh(load, now):
+            return
+        self.neighbours.hear(load, now)
+        if served:
+            newcomer = (address, port) not in self.submitters
+            self.submitters[address, port] = now
+            if newcomer or load.capabilities & WANTS_REPORT:
+                self.next_at = min(self.next_at, max(now, self.sent_at + REPORT_MIN_GAP_S))
+        key = known
+        if key is None and used is not None and load.port == used:
+            key = self.discovered(Endpoint((address, used)))
+        if key is not None and load.port:
+            self.merge(self.scheduler.hosts[key], load, now)
+
+    def fresh(self, load, now):
+        """Drops packets that come late or twice (over two ways, or by broadcast and directly)."""
+        sequence, at = self.heard.get(load.instance, (-1, 0))
+        if load.sequence <= sequence and now - at < PEER_TIMEOUT_S:
+            return False
+        if len(self.heard) > 4000 and load.instance not in self.heard:
+            self.heard = {k: row for k, row in self.heard.items() if now - row[1] < SUBMITTER_MEMORY_S}
+        self.heard[load.instance] = (load.sequence, now)
+        return True
+
+    def discovered(self, endpoint):
+        """A daemon of a --use network: a host from now on. Its key."""
+        key = str(endpoint)
+        if key not in self.scheduler.hosts:
+            self.scheduler.hosts[key] = Host(key, key, "peer", endpoint)
+            self.loop.log("info", "found %s" % key)
+        return key
+
+    def merge(self, host, load, now):
+        if host.kind == "distccd":                          # listed as a distccd, answers as one of ours
+            host.kind = "peer"
+            self.loop.log("info", "%s is one of ours: used as a peer" % host.name)
+        self.scheduler.report(host, load, now)
+        self.scheduler.counted_to(host, load.counted.get(self.neighbours.instance, 0))
+        figures = self.scheduler.statistics.host(host.key)
+        if load.kb_sum > KB_PRIOR and not figures.samples:
+            figures.prior_k = load.cpu_ms_sum / load.kb_sum / 1e3
+        if set(load.counted) - {self.neighbours.instance}:
+            self.scheduler.others_submit = True
+
+
+def broadcast_everywhere(sock, packet, address):
+    """To one broadcast address; the limited one, 255.255.255.255, on every interface (Linux: by IP_PKTINFO)."""
+    targets = [b""]
+    if address[0] == "255.255.255.255" and hasattr(socket, "IP_PKTINFO"):
+        targets = [struct.pack("@iII", index, 0, 0) for index, name in socket.if_nameindex() if name != "lo"]
+    for info in targets:
+        try:
+            sock.sendmsg([packet], [(socket.IPPROTO_IP, socket.IP_PKTINFO, info)] if info else [], 0, address)
+        except OSError:
+            continue                                        # an interface that is down or without an address
+
+
+class Resolver:
+    """Looks names up in a thread of its own, since getaddrinfo blocks. Answers come back through a socket pair."""
+
+    def __init__(self, loop, on_answer):
+        self.loop, self.on_answer = loop, on_answer         # on_answer(name, [addresses])
+        self.questions, self.answers = collections.deque(), collections.deque()
+        self.ours, self.theirs = socket.socketpair()
+        self.ours.setblocking(False)
+        self.thread = None
+        loop.watch(self.ours, selectors.EVENT_READ, self.on_readable)
+
+    def ask(self, name):
+        if name not in self.questions:
+            self.questions.append(name)
+        if self.thread is None or not self.thread.is_alive():
+            self.thread = threading.Thread(target=self.work, daemon=True)
+            self.thread.start()
+
+    def work(self):
+        while self.questions:
+            name = self.questions[0]
+            try:
+                found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+                addresses = list(dict.fromkeys(plain_address(row[4][0]) for row in found))
+            except (OSError, UnicodeError):
+                addresses = []
+            self.answers.append((name, addresses))
+            self.questions.popleft()
+            self.theirs.send(b".")
+
+    def on_readable(self, _events):
+        try:
+            self.ours.recv(4096)
+        except (BlockingIOError, InterruptedError):
+            return
+        while self.answers:
+            self.on_answer(*self.answers.popleft())
+
+
+class SlotConnection:
+    """A connection to a host that asks for a slot on behalf of a group. Once granted it belongs to a client."""
+    __slots__ = ("asker", "request", "sock", "state", "decoder", "started")
+
+    def __init__(self, asker, request):
+        self.asker, self.request = asker, request
+        self.decoder, self.started = Decoder(decode_admission()), asker.loop.now()
+        host = request.host
+        family = socket.AF_INET6 if ":" in host.address else socket.AF_INET
+        self.sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.state = "connecting"
+
+    def fileno(self):
+        return self.sock.fileno()
+
+    def connect(self):
+        host = self.request.host
+        code = self.sock.connect_ex((host.address, host.endpoint[1]))
+        if code not in (0, errno.EINPROGRESS):
+            return self.fail("connect", os.strerror(code))
+        self.asker.loop.watch(self, selectors.EVENT_WRITE, self.on_event)
+        return None
+
+    def on_event(self, _events):
+        try:
+            if self.state == "connecting":
+                self.connected()
+            else:
+                self.read()
+        except WireError as error:
+            self.fail("garbage", str(error))
+        except OSError as error:
+            self.fail("connect" if self.state == "connecting" else "closed", error.strerror)
+
+    def connected(self):
+        code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            return self.fail("connect", os.strerror(code))
+        request, host = self.request, self.request.host
+        if host.kind == "distccd":                          # no admission: the connection is all there is to have
+            self.measure()
+            return self.granted(0)
+        self.state = "asked"
+        uid, identity, mode, _ = request.group
+        question = SlotRequest(self.asker.instance, uid, request.size_kb, MEMORY_PER_JOB_MB, identity, mode,
+                               request.job_class)
+        self.sock.send(question.encode())                   # fits an empty send buffer
+        self.asker.loop.change(self, selectors.EVENT_READ)
+        return None
+
+    def measure(self):
+        self.asker.scheduler.statistics.host(self.request.host.key).rtt.add(self.asker.loop.now() - self.started)
+
+    def read(self):
+        try:
+            data = self.sock.recv(4096)
+        except (BlockingIOError, InterruptedError):
+            return None
+        if not data:
+            return self.fail("closed", "")
+        while self.request.state != "ended" and self.decoder.feed(data):        # LMWT and LMOK may come together
+            answer, data = self.decoder.result, self.decoder.rest()
+            self.decoder = Decoder(decode_admission())
+            self.answered(answer, data)
+        return None
+
+    def answered(self, answer, rest):
+        if answer[0] == "refused":
+            self.fail(answer[1], answer[2])
+        elif answer[0] == "granted":
+            if rest:
+                raise WireError("data behind LMOK")
+            if self.state == "asked":
+                self.measure()
+            self.granted(answer[1])
+        elif self.state == "asked":
+            self.state = "parked"
+            self.asker.scheduler.parked(self.request, self.asker.loop.now())
+
+    def granted(self, reservation):
+        self.asker.loop.unwatch(self)
+        if self.asker.scheduler.granted(self.request, reservation, self.asker.loop.now()) is None:
+            self.sock.close()
+        self.asker.connections.discard(self)
+
+    def fail(self, name, text):
+        if self.request.state != "ended":
+            self.asker.scheduler.refused(self.request, name, text, self.asker.loop.now())
+        self.close()
+
+    def close(self):
+        if self.sock.fileno() >= 0:
+            self.asker.loop.unwatch(self)
+            self.sock.close()
+        self.asker.connections.discard(self)
+
+    def abandon(self):
+        self.fail("garbage", "an answer that could not be dealt with")
+
+
+class Asker:
+    """All questions that are under way."""
+
+    def __init__(self, loop, scheduler, instance):
+        self.loop, self.scheduler, self.instance = loop, scheduler, instance
+        self.connections = set()
+
+    def ask(self, request):
+        if request.state == "ended":
+            return
+        try:
+            connection = request.connection = SlotConnection(self, request)
+        except OSError as error:                            # out of descriptors, mostly
+            self.scheduler.refused(request, "connect", error.strerror, self.loop.now())
+            return
+        self.connections.add(connection)
+        connection.connect()
+
+    def withdraw(self, request):
+        if request.connection:
+            request.connection.close()
+
+    def sweep(self, now):
+        for connection in list(self.connections):
+            if connection.state == "connecting" and now - connection.started > CONNECT_TIMEOUT_S:
+                connection.fail("connect", "no answer for %d s" % CONNECT_TIMEOUT_S)
+
+
+# ==== 9. Local ======================================================================================================
+# The unix socket: sessions of `cc` clients and of status, why, jobs, drain. Peer credentials decide who sees what.
+# No policy. Uses 1 to 6 and 8.
+
+CREDENTIALS_FORMAT = "3i"           # struct ucred: pid, uid, gid
+
+
+def peer_credentials(sock):
+    """(pid, uid) of the other end of a unix socket; pid 0 where the system does not tell."""
+    if hasattr(socket, "SO_PEERCRED"):
+        pid, uid, _ = struct.unpack(CREDENTIALS_FORMAT, sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return pid, uid
+    local_peercred = sock.getsockopt(0, 1, 76)              # BSD, macOS: struct xucred: version, uid, groups
+    return 0, struct.unpack_from("=II", local_peercred)[1]
+
+
+def parent_of(pid):
+    """Parent's pid, 0 where it cannot be told."""
+    try:
+        with open("/proc/%d/stat" % pid, "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+class Session:
+    """One client's connection, from accept to close, and its job."""
+    __slots__ = ("hub", "sock", "pid", "uid", "job", "decoder", "outgoing", "pidfd", "answered", "holds", "closed")
+
+    def __init__(self, hub, sock):
+        self.hub, self.sock = hub, sock
+        self.pid, self.uid = peer_credentials(sock)
+        self.job, self.decoder, self.outgoing = None, Decoder(decode_fields()), bytearray()
+        self.pidfd = None               # of the client that has become the local compiler: its end frees the slot
+        self.answered = False           # since the last message: else it gets a WAIT
+        self.holds = False              # the client keeps this connection while it compiles, and says how it went
+        self.closed = False
+
+    def fileno(self):
+        return self.sock.fileno()
+
+    # -- in
+
+    def on_event(self, events):
+        try:
+            if events & selectors.EVENT_WRITE:
+                self.flush()
+            if events & selectors.EVENT_READ:
+                self.read()
+        except WireError as error:
+            self.hub.loop.log("debug", "client of uid %d: %s" % (self.uid, error))
+            self.end()
+        except OSError:
+            self.end()
+
+    def read(self):
+        try:
+            data = self.sock.recv(65536)
+        except (BlockingIOError, InterruptedError):
+            return
+        if not data:
+            self.end()
+            return
+        while not self.closed and self.decoder.feed(data):
+            (name, fields), data = self.decoder.result, self.decoder.rest()
+            self.decoder = Decoder(decode_fields())
+            self.answered = False
+            self.dispatch(name, fields)
+            self.hub.loop.settle()
+            if self.job and self.job.state in ("queued", "wait", "home") and not self.answered:
+                self.send(b"WAIT", self.job.state)
+
+    def dispatch(self, name, fields):
+        handler = self.HANDLERS.get(name)
+        if handler is None:
+            raise WireError("message %r" % name)
+        try:
+            handler(self, fields)
+        except (ValueError, IndexError) as error:
+            raise WireError("%s: %s" % (name.decode("latin-1"), error)) from None
+
+    def on_hello(self, fields):
+        if fields[0] != CLIENT_VERSION:
+            return self.send(b"NOPE", "client version %s, the daemon's is %s: restart the daemon" % (
+                os.fsdecode(fields[0])[:20], CLIENT_VERSION.decode()))
+        kind = fields[1]
+        if self.job is not None:
+            raise WireError("a second HELO")
+        if kind == b"cc":
+            return self.hello_compile([os.fsdecode(field) for field in fields[2:9]])
+        if kind == b"local":
+            return self.hello_local(os.fsdecode(fields[2]), os.fsdecode(fields[3]))
+        text = self.hub.answer(kind.decode("ascii", "replace"), [os.fsdecode(field) for field in fields[2:]], self.uid)
+        return self.send(*text)
+
+    def hello_compile(self, fields):
+        source, output, job_class, remember_key, compiler_key, own_only, cwd = fields
+        now = self.hub.loop.now()
+        job = Job(self.uid, source if source.startswith("/") else cwd + "/" + source, output, job_class[:64],
+                  remember_key, self, now)
+        job.identity = self.hub.identities.get((self.uid, compiler_key))
+        job.compiler_key, job.own_only = compiler_key, own_only == "1"
+        if self.hub.nested(self.pid):
+            return self.send(b"LOCL", "nested", 0)
+        self.job = job
+        if job.identity == b"":
+            return self.hub.scheduler.hello_local(job, "compiler-script", now)
+        return self.hub.scheduler.hello(job, now)
+
+    def hello_local(self, reason, source):
+        now = self.hub.loop.now()
+        if self.hub.nested(self.pid):
+            return self.send(b"LOCL", "nested", 0)
+        self.job = Job(self.uid, source, "", "", "", self, now)
+        return self.hub.scheduler.hello_local(self.job, reason[:64], now)
+
+    def on_identity(self, fields):
+        identity = bytes.fromhex(fields[0].decode("ascii")) if fields else b""
+        if len(identity) not in (0, IDENTITY_BYTES):
+            raise WireError("an identity of %d bytes" % len(identity))
+        job = self.need_job("preprocess")
+        self.hub.remember_identity(self.uid, job.compiler_key, identity)
+        job.identity = identity or None
+        if not identity:
+            self.hub.scheduler.go_home(job, "compiler-script", self.hub.loop.now())
+
+    def on_size(self, fields):
+        size, milliseconds = int(fields[0]), int(fields[1])
+        if not (0 <= size < 1 << 40 and 0 <= milliseconds < 1 << 40):
+            raise WireError("a size of %d" % size)
+        job = self.need_job("preprocess")
+        if job.identity is None:
+            raise WireError("SIZE before the compiler's identity")
+        self.hub.scheduler.sized(job, size // 1024 + 1, milliseconds / 1e3, self.hub.loop.now())
+
+    def on_fail(self, fields):
+        job = self.need_job("remote", "wait", "home")
+        self.hub.scheduler.failed(job, os.fsdecode(fields[0])[:32], os.fsdecode(fields[1])[:200], self.hub.loop.now())
+
+    def on_home(self, fields):
+        job = self.need_job("queued", "preprocess", "wait", "remote", "home")
+        self.holds = fields[1] == b"1"
+        if job.state != "home":
+            self.hub.scheduler.to_local(job, os.fsdecode(fields[0])[:32], self.hub.loop.now())
+
+    def on_done(self, fields):
+        outcome, now = fields[0], self.hub.loop.now()
+        job = self.need_job("remote", "wait", "home", "local", "preprocess")
+        if outcome in (b"local-ok", b"local-failed"):
+            self.hub.scheduler.local_ended(job, outcome == b"local-ok", now)
+        elif outcome == b"ok":
+            sent, received, total_ms, *times = (int(field) for field in fields[1:9])
+            figures = JobFigures(job.size_kb, job.job_class, job.remember_key, total_ms / 1e3, (sent + received) / 1024,
+                                 job.predicted_s)
+            if times and times[1] >= 0:
+                figures.timed(Times(*times[:4], concurrency=times[4] / 100))
+            self.hub.scheduler.finished(job, figures, now)
+        else:
+            raise WireError("outcome %r" % outcome)
+        self.job = None
+
+    def need_job(self, *states):
+        if self.job is None or self.job.state not in states:
+            raise WireError("a message that does not fit state %s" % (self.job and self.job.state))
+        return self.job
+
+    HANDLERS = {b"HELO": on_hello, b"IDNT": on_identity, b"SIZE": on_size, b"FAIL": on_fail, b"HOME": on_home,
+                b"DONE": on_done}
+
+    # -- out
+
+    def send(self, name, *fields):
+        self.answered = True
+        self.outgoing += encode_fields(name, *fields)
+        self.flush()
+
+    def flush(self):
+        if self.closed:
+            return
+        try:
+            while self.outgoing:
+                del self.outgoing[:self.sock.send(self.outgoing)]
+            self.hub.loop.change(self, selectors.EVENT_READ)
+        except (BlockingIOError, InterruptedError):
+            self.hub.loop.change(self, selectors.EVENT_READ | selectors.EVENT_WRITE)
+        except OSError:
+            self.end()
+
+    def send_turn(self):
+        self.send(b"TURN", self.job.mode, 1 if self.job.identity is None else 0)
+
+    def send_socket(self, request):
+        """Hand the granted connection over, and close our copy: from here on its only end is the client's."""
+        sock, host = request.connection.sock, request.host
+        self.answered = True
+        message = encode_fields(b"SOCK", host.name, host.kind, self.job.mode)
+        try:
+            if self.outgoing:
+                raise BlockingIOError
+            socket.send_fds(self.sock, [message], [sock.fileno()])
+        except OSError:
+            self.end()
+        finally:
+            sock.close()
+
+    def send_local(self):
+        """It may run here. The slot comes back with the end of the process, which its pidfd tells even after exec."""
+        if not self.holds:
+            try:
+                self.pidfd = os.pidfd_open(self.pid)
+            except (OSError, AttributeError):
+                self.holds = True
+        if self.pidfd is not None:
+            self.hub.loop.watch(self.pidfd, selectors.EVENT_READ, self.on_process_end)
+            self.hub.holders[self.pid] = self.hub.holders.get(self.pid, 0) + 1
+        self.send(b"LOCL", self.job.reason, 1 if self.holds else 0)
+
+    def on_process_end(self, _events):
+        self.hub.loop.unwatch(self.pidfd)
+        os.close(self.pidfd)
+        self.pidfd = None
+        self.hub.holders[self.pid] -= 1
+        if not self.hub.holders[self.pid]:
+            del self.hub.holders[self.pid]
+        if self.job:
+            self.hub.scheduler.local_ended(self.job, None, self.hub.loop.now())
+            self.job = None
+        self.end()
+
+    def end(self):
+        """The connection is over. A local run that its pidfd watches goes on; any other job ends with it."""
+        if not self.closed:
+            self.closed = True
+            self.hub.loop.unwatch(self)
+            self.sock.close()
+        if self.pidfd is not None:
+            return
+        if self in self.hub.sessions:
+            self.hub.sessions.discard(self)
+            self.hub.per_uid[self.uid] -= 1
+        if self.job:
+            job, self.job = self.job, None
+            if job.state == "local":
+                self.hub.scheduler.local_ended(job, None, self.hub.loop.now())
+            elif job.state != "ended":
+                self.hub.scheduler.cancelled(job, self.hub.loop.now())
+
+    abandon = end
+
+
+class Hub:
+    """All sessions, and what they share."""
+
+    def __init__(self, loop, scheduler, answer):
+        self.loop, self.scheduler = loop, scheduler
+        self.answer = answer                        # (command, arguments, uid) -> (message name, field)
+        self.sessions = set()
+        self.identities = {}                        # (uid, compiler key): identity; b"": cannot be identified
+        self.per_uid = collections.Counter()        # sessions
+        self.holders = {}                           # pid that holds a local slot: how many
+
+    def accept(self, listener):
+        for _ in range(64):
+            try:
+                sock, _ = listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            sock.setblocking(False)
+            session = Session(self, sock)
+            if self.per_uid[session.uid] >= SESSIONS_PER_UID:
+                sock.close()                        # it compiles locally
+                continue
+            self.sessions.add(session)
+            self.per_uid[session.uid] += 1
+            self.loop.watch(session, selectors.EVENT_READ, session.on_event)
+
+    def remember_identity(self, uid, compiler_key, identity):
+        if len(self.identities) > 2000:
+            self.identities.clear()
+        if compiler_key:
+            self.identities[uid, compiler_key] = identity
+
+    def nested(self, pid):
+        """Whether a process above this one holds a local slot: then it must not wait for another."""
+        for _ in range(64):
+            if not self.holders or pid <= 1:
+                return False
+            pid = parent_of(pid)
+            if pid in self.holders:
+                return True
+        return False
+
+    def ping(self):
+        for session in list(self.sessions):
+            if session.job and session.job.state in ("queued", "wait", "home", "remote"):
+                session.send(b"PING")
+
+    def close_all(self):
+        for session in list(self.sessions):
+            if session.pidfd is not None:
+                session.on_process_end(0)
+            else:
+                session.end()
+
+
+# ---- what status, jobs and why tell
+
+class View:
+    """Builds the answers to status, jobs, why and drain from the daemon's parts. Times in the JSON are as named
+    there."""
+
+    def __init__(self, scheduler, admission, server, reports, facts, set_draining):
+        self.scheduler, self.admission, self.server, self.reports = scheduler, admission, server, reports
+        self.facts = facts                          # () -> the "daemon" object of the JSON and figures of this box
+        self.set_draining = set_draining
+
+    def answer(self, command, arguments, uid, now):
+        """(message name, text) for a command of this uid."""
+        privileged = uid in (0, os.geteuid())
+        if command == "status":
+            return b"JSON", json.dumps(self.status(uid, privileged, now))
+        if command == "jobs":
+            return b"JSON", json.dumps(self.scheduler.make_jobs(now))
+        if command == "why":
+            return b"JSON", json.dumps(self.why(arguments[0] if arguments else "", uid, privileged, now))
+        if command == "drain":
+            if not privileged:
+                return b"NOPE", "only root and the daemon's user may drain it"
+            if arguments not in (["on"], ["off"]):
+                return b"NOPE", "drain takes on or off"
+            self.set_draining(arguments[0] == "on")
+            return b"JSON", json.dumps(arguments[0])
+        return b"NOPE", "the daemon does not know %r" % command
+
+    def status(self, uid, privileged, now):
+        scheduler, facts = self.scheduler, self.facts()
+        visible = [job for job in scheduler.jobs if privileged or job.uid == uid]
+        totals = dict(scheduler.totals, local_reasons=dict(scheduler.local_reasons))
+        if self.server:
+            totals["served"] = self.server.counters.served
+            totals["refused"] += self.server.counters.refused
+        waiting = [job for job in scheduler.jobs if job.state in ("queued", "wait", "home")]
+        by_user = collections.Counter(user_name(job.uid) for job in waiting)
+        hosts = [self.local_host(facts, now)] + [self.remote_host(host, now) for host in scheduler.hosts.values()]
+        return {
+            "version": VERSION,
+            "daemon": facts["daemon"],
+            "hosts": hosts,
+            "jobs": [self.job(job, now) for job in sorted(visible, key=lambda job: job.arrived)],
+            "others": len(scheduler.jobs) - len(visible),
+            "queue": {"waiting": sum(by_user.values()), "by_user": dict(by_user)},
+            "totals": totals,
+            "advice": {"make_jobs": scheduler.make_jobs(now)},
+            "packets": {"from_strangers": self.reports.dropped, "malformed": self.reports.bad},
+        }
+
+    def job(self, job, now):
+        state = {"home": "wait", "ended": "local"}.get(job.state, job.state)
+        host = job.lease.host.name if job.lease else "local" if job.state == "local" else None
+        return {"user": user_name(job.uid), "uid": job.uid, "source": job.source, "host": host, "state": state,
+                "elapsed_s": round(now - job.arrived, 3),
+                "predicted_s": None if job.predicted_s is None else round(job.predicted_s, 3)}
+
+    def figures(self, key):
+        """The learnt part of a host's row; null where nothing is known yet."""
+        figures = self.scheduler.statistics.host(key)
+        by_load = [{"load": label, "ms_per_kb": round(row[0] / row[1] * 1e3, 3), "jobs": row[2]}
+                   for row, (_, label) in zip(figures.by_load, figures.LOADS) if row[2]]
+
+        def mean(value, digits=1):
+            return round(value.value * 1e3, digits) if value.count else None
+        return {"speed_ms_per_kb": round(figures.k() * 1e3, 3) if figures.samples else None, "samples": figures.samples,
+                "by_load": by_load, "rtt_ms": mean(figures.rtt, 3),
+                "bandwidth_kb_s": round(figures.bandwidth()) if figures.wire_s_sum else None,
+                "mean_ms": {"queue": mean(figures.queue), "compile": mean(figures.compile),
+                            "transfer": mean(figures.transfer)},
+                "prediction_error": round(figures.error.value, 3) if figures.error.count else None}
+
+    def local_host(self, facts, now):
+        """This box: what it serves and what its own clients run here."""
+        scheduler, admission = self.scheduler, self.admission
+        running = len(scheduler.locals.holders) + len(admission.holders)
+        row = {"name": "local", "address": facts["daemon"]["address"], "kind": "local",
+               "state": ("draining" if admission.refusal == "draining" else
+                         "busy" if running >= scheduler.slots else "up"),
+               "reason": reason_text(admission.refusal) if admission.refusal else "",
+               "slots": admission.slots if self.server else scheduler.slots, "running": running,
+               "waiting": len(scheduler.locals.waiting) + len(admission.parked), "mine": len(scheduler.locals.holders),
+               "load": round(admission.foreign, 2), "cores": scheduler.cores,
+               "memory_available_kb": facts["memory_available_kb"], "report_age_s": 0.0,
+               "compilers": sorted(self.server.offer.by_name) if self.server else [],
+               "contained": facts["contained"], "timed": True,
+               "jobs": {"ok": scheduler.totals["local"] + scheduler.totals["fallback"], "failed": 0, "refused": 0,
+                        "cancelled": 0}}
+        row.update(self.figures("local"))
+        return row
+
+    def remote_host(self, host, now):
+        load = host.load
+        state, reason = host.state(now)
+        if not reason and host.misfits:
+            reason = "has not the compiler of %d identities asked for" % len(host.misfits)
+        contained = None
+        if load:
+            contained = ("landlock" if load.capabilities & CAN_LANDLOCK else
+                         "user" if load.capabilities & CAN_USER else "none")
+        row = {"name": host.name, "address": str(Endpoint((host.address or host.endpoint[0], host.endpoint[1]))),
+               "kind": host.kind, "state": state, "reason": reason, "slots": host.slots(),
+               "running": load.running if load else None, "waiting": load.waiting if load else None,
+               "mine": len(host.leases), "load": round(load.foreign, 2) if load else None,
+               "cores": load.cores if load else None, "memory_available_kb": load.memory_mb * 1024 if load else None,
+               "report_age_s": round(now - host.report_at, 3) if host.report_at is not None else None,
+               "compilers": [identity.hex() for identity in load.identities] if load else None,
+               "contained": contained, "timed": host.kind == "peer", "jobs": dict(host.counters)}
+        row.update(self.figures(host.key))
+        return row
+
+    def why(self, which, uid, privileged, now):
+        """The last decisions that this uid may see: all of a file, or the last N (10)."""
+        rows = [d for d in self.scheduler.decisions if privileged or d.uid == uid]
+        if which and not which.isdigit():
+            rows = [d for d in rows if d.source == which or d.source.endswith("/" + which.lstrip("./"))]
+        rows = rows[-int(which):] if which.isdigit() else rows[-10:]
+        return [{"age_s": round(now - d.at, 3), "source": d.source, "size_kb": d.size_kb, "choice": d.choice,
+                 "reason": d.reason and reason_text(d.reason), "predicted_s": d.predicted_s, "actual_s": d.actual_s,
+                 "outcome": d.outcome, "candidates": d.candidates, "events": d.events} for d in rows]
+
+
+def user_name(uid):
+    import pwd                                      # rarely wanted, and not everywhere
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+# ==== 10. Daemon ====================================================================================================
+# The event loop that drives sections 7 to 9; what it reads of this box; signals, timers, start and end. No policy.
+
+class Loop:
+    """selectors and periodic tasks. A callback's OSError for want of descriptors goes to `on_no_descriptors`; any other
+    exception is a bug: logged by name, and its connection closed where it has an end()."""
+    LEVELS = ("error", "warning", "info", "debug")
+
+    def __init__(self, log_level="info", log_file=None):
+        self.selector = selectors.DefaultSelector()
+        self.watched = {}                           # object: (fd, events, callback)
+        self.tasks = []                             # [due, interval, function(now)]
+        self.level, self.log_path = self.LEVELS.index(log_level), log_file
+        self.log_stream = open(log_file, "a", buffering=1, errors="replace") if log_file else sys.stderr
+        self.on_no_descriptors = lambda: None
+        self.settle = lambda: None                  # after each batch of events: carry out decisions
+        self.last_turn = self.now()
+
+    def now(self):
+        return time.monotonic()
+
+    def log(self, level, text):
+        """One line; control characters that a peer may have sent never reach a terminal."""
+        if self.LEVELS.index(level) <= self.level:
+            clean = "".join(c if c.isprintable() else "?" for c in text)
+            try:
+                if self.log_stream is sys.stderr:   # journald adds the time itself
+                    print("distcc_lm: %s: %s" % (level, clean), file=self.log_stream, flush=True)
+                else:
+                    print("%s %s %s" % (time.strftime("%Y-%m-%d %H:%M:%S"), level, clean), file=self.log_stream)
+            except (OSError, ValueError):
+                pass                                # a full disk must not end the daemon
+
+    def reopen_log(self):
+        if self.log_path:
+            try:
+                stream = open(self.log_path, "a", buffering=1, errors="replace")
+            except OSError as error:
+                return self.log("error", "--log-file %s: %s" % (self.log_path, error.strerror))
+            self.log_stream.close()
+            self.log_stream = stream
+        return None
+
+    # -- descriptors
+
+    def watch(self, what, events, callback):
+        key = self.selector.register(what, events, (what, callback))
+        self.watched[what] = (key.fd, events, callback)
+
+    def change(self, what, events):
+        entry = self.watched.get(what)
+        if entry and entry[1] != events:
+            self.selector.modify(what, events, (what, entry[2]))
+            self.watched[what] = (entry[0], events, entry[2])
+
+    def unwatch(self, what):
+        entry = self.watched.pop(what, None)
+        if entry:
+            self.selector.unregister(entry[0])
+
+    # -- time
+
+    def every(self, interval, function):
+        self.tasks.append([self.now() + interval, interval, function])
+
+    def turn(self, due):
+        """Wait for events, or until `due` or the next task; deal with them. Returns the gap where the process stood
+        still for longer than it meant to (suspend, SIGSTOP), else 0."""
+        before = self.now()
+        timeout = max(0.0, min([due] + [task[0] for task in self.tasks]) - before)
+        ready = self.selector.select(timeout)
+        now = self.now()
+        gap = now - max(self.last_turn, before) - timeout
+        for key, events in ready:
+            what, callback = key.data
+            if what in self.watched:                # an earlier callback may have closed it
+                self.call(what, callback, events)
+        for task in self.tasks:
+            if now >= task[0]:
+                task[0] = now + task[1]
+                self.call(None, task[2], now)
+        self.call(None, lambda _: self.settle(), now)
+        self.last_turn = self.now()
+        return gap if gap > SUSPEND_GAP_S else 0.0
+
+    def call(self, what, callback, argument):
+        try:
+            callback(argument)
+        except SpawnerGone:
+            raise
+        except Exception as error:                  # noqa: BLE001 - one connection's bug must not end the daemon
+            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+                self.on_no_descriptors()
+                return
+            import traceback
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            self.log("error", "bug: %s: %s (%s line %d)" % (type(error).__name__, error, where.name, where.lineno))
+            if hasattr(what, "abandon"):
+                self.call(None, lambda _: what.abandon(), None)
+
+
+class Box:
+    """What this machine says of itself, under --procfs."""
+
+    def __init__(self, procfs, tmpdir):
+        self.procfs, self.tmpdir = procfs, tmpdir
+        self.foreign, self.measured_at = 0.0, None
+        self.boot = self.boot_id()
+        self.cores = self.usable_cores()
+
+    def read(self, name):
+        try:
+            with open(os.path.join(self.procfs, name)) as file:
+                return file.read()
+        except OSError:
+            return ""
+
+    def boot_id(self):
+        try:
+            return bytes.fromhex(self.read("sys/kernel/random/boot_id").strip().replace("-", ""))[:16].ljust(16, b"\0")
+        except ValueError:
+            return bytes(16)
+
+    def usable_cores(self):
+        """By affinity and cgroup quota; with a foreign --procfs the processors that its stat lists."""
+        if self.procfs != "/proc":
+            listed = sum(line[:3] == "cpu" and line[3:4].isdigit() for line in self.read("stat").splitlines())
+            if listed:
+                return listed
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, min(cores, math.ceil(cgroup_quota() or cores)))
+
+    def runnable(self):
+        """Tasks that run or want to, of the whole machine; the 1-minute average where there is no /proc."""
+        try:
+            return int(self.read("loadavg").split()[3].partition("/")[0])
+        except (IndexError, ValueError):
+            return os.getloadavg()[0] + 1
+
+    def measure(self, own, now):
+        """Smoothed number of runnable tasks that are neither this daemon nor the `own` jobs."""
+        sample = max(0.0, self.runnable() - 1 - own)
+        if self.measured_at is None:
+            self.foreign = 0.0
+        else:
+            share = min(1.0, (now - self.measured_at) / FOREIGN_SMOOTHING_S)
+            self.foreign += (sample - self.foreign) * share
+        self.measured_at = now
+        return self.foreign
+
+    def memory_available_kb(self):
+        for line in self.read("meminfo").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1])
+        return None
+
+    def disk_short(self):
+        try:
+            found = os.statvfs(self.tmpdir)
+        except OSError:
+            return True
+        return found.f_bavail * found.f_frsize < DISK_RESERVE_MB << 20
+
+
+def cgroup_quota():
+    """CPUs that the cgroup of this process may use, or None; of versions 1 and 2, the least up the tree."""
+    quotas = []
+    try:
+        with open("/proc/self/cgroup") as file:
+            rows = [line.strip().split(":", 2) for line in file]
+    except OSError:
+        return None
+    for number, controllers, path in rows:
+        while path:
+            try:
+                if number == "0":
+                    with open("/sys/fs/cgroup%s/cpu.max" % path) as file:
+                        quota, period = file.read().split()
+                elif "cpu" in controllers.split(","):
+                    with open("/sys/fs/cgroup/cpu%s/cpu.cfs_quota_us" % path) as file:
+                        quota = file.read().strip()
+                    with open("/sys/fs/cgroup/cpu%s/cpu.cfs_period_us" % path) as file:
+                        period = file.read().strip()
+                else:
+                    break
+                if quota not in ("max", "-1"):
+                    quotas.append(int(quota) / int(period))
+            except (OSError, ValueError):
+                pass
+            path = path.rpartition("/")[0]
+    return min(quotas, default=None)
+
+
+class StartError(Exception):
+    """The daemon cannot start; str() says why in one line. Exit status 1."""
+
+
+class Daemon:
+    """Puts the parts together, and carries out what the scheduler decides."""
+
+    def __init__(self, config):
+        """`config`: the parsed options. Raises StartError, ContainmentError."""
+        self.config = config
+        self.started = time.monotonic()
+        self.lock = self.unix = self.spawner = self.server = None
+        self.box = Box(config.procfs, config.tmpdir)
+        slots = config.slots or self.box.cores
+        settings = SpawnSettings(config.user, config.nice, config.job_timeout, config.contain, config.tmpdir,
+                                 [os.fsencode(folder) for folder in config.compilers], config.max_job_mb << 20)
+        if config.allow:
+            self.spawner = Spawner.start(settings)  # before any socket or thread exists
+        self.loop = Loop(config.log_level, config.log_file)
+        self.instance = os.urandom(INSTANCE_BYTES)
+        self.statistics = self.load_state()
+        self.scheduler = Scheduler(self.statistics, slots, self.box.cores, random.Random())
+        self.admission = Admission(slots)
+        self.neighbours = Neighbours(self.box.boot, self.instance)
+        self.trust = Trust(config.allow, config.use)
+        self.reports = Reports(self.loop, self.scheduler, self.trust, self.neighbours, self.make_load)
+        self.asker = Asker(self.loop, self.scheduler, self.instance)
+        self.hub = Hub(self.loop, self.scheduler, self.answer)
+        self.resolver = Resolver(self.loop, self.resolved)
+        self.draining = self.stopping = False
+        self.stop_at = None
+        self.settling = False
+        self.listeners = []
+        try:
+            self.open_sockets()
+            self.open_unix_socket()
+        except BaseException:
+            self.close()
+            raise
+        self.view = View(self.scheduler, self.admission, self.server, self.reports, self.facts, self.set_draining)
+        self.add_hosts()
+        self.set_timers()
+
+    # -- sockets
+
+    def open_sockets(self):
+        """TCP for jobs where --allow is given, UDP for load reports, at each --listen."""
+        for endpoint in self.config.listen:
+            for attempt in range(20):               # port 0: the port that TCP got may be taken for UDP
+                port = self.open_pair(endpoint, last=attempt == 19 or endpoint[1] != 0)
+                if port:
+                    break
+            self.listeners.append(Endpoint((endpoint[0], port)))
+        self.address = str(self.listeners[0])
+        if self.spawner:
+            offer = Offer(self.config.compilers, self.spawner.may_clang, self.loop.log)
+            if not offer.by_name:
+                self.loop.log("warning", "no compiler found to offer")
+            self.server = JobServer(self.loop, self.admission, self.spawner, offer, self.trust.serves,
+                                    self.config.max_job_mb << 20)
+            self.server.area_at = self.loop.now()
+            self.server.on_change = self.slots_changed
+            self.loop.watch(self.spawner, selectors.EVENT_READ, self.server.on_spawner)
+            for sock in self.tcp:
+                self.loop.watch(sock, selectors.EVENT_READ, lambda _, sock=sock: self.server.accept(sock))
+        if self.config.broadcast:
+            self.open_broadcast()
+        for sock in self.reports.listeners:
+            self.loop.watch(sock, selectors.EVENT_READ, lambda _, sock=sock: self.reports.on_readable(sock))
+
+    def open_pair(self, endpoint, last):
+        """Bind TCP and UDP to one port; the port, or 0 where UDP's was taken and another is to be tried."""
+        family = socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET
+        port, tcp, udp = endpoint[1], None, None
+        try:
+            if self.spawner:
+                tcp = socket.socket(family, socket.SOCK_STREAM)
+                tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                tcp.bind((endpoint[0], port))
+                port = tcp.getsockname()[1]
+                tcp.listen(1024)
+                tcp.setblocking(False)
+            udp = socket.socket(family, socket.SOCK_DGRAM)
+            udp.bind((endpoint[0], port))
+            udp.setblocking(False)
+        except OSError as error:
+            for sock in (tcp, udp):
+                if sock:
+                    sock.close()
+            if not last and error.errno == errno.EADDRINUSE:
+                return 0
+            raise StartError("--listen %s: %s" % (endpoint, error.strerror)) from None
+        self.tcp = getattr(self, "tcp", []) + ([tcp] if tcp else [])
+        self.reports.sockets.append(udp)
+        self.reports.listeners.append(udp)
+        return udp.getsockname()[1]
+
+    def open_broadcast(self):
+        """Send to --broadcast; hear it on a socket of its own where --listen names one address."""
+        address, port = self.config.broadcast, self.listeners[0][1]
+        for sock in self.reports.sockets:
+            if sock.family == socket.AF_INET:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+                self.reports.broadcast.append((sock, (address, port)))
+        if self.listeners[0][0] != "0.0.0.0":
+            ear = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            ear.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            ear.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            try:
+                ear.bind((address, port))
+            except OSError as error:
+                ear.close()
+                raise StartError("--broadcast %s: %s" % (address, error.strerror)) from None
+            ear.setblocking(False)
+            self.reports.listeners.append(ear)
+
+    def open_unix_socket(self):
+        path = self.config.socket
+        folder = os.path.dirname(path) or "."
+        try:
+            prepare_socket_folder(folder, path == default_sockets(os.geteuid(), os.environ)[0])
+            self.lock = open(path + ".lock", "ab")
+            import fcntl
+            try:
+                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self.lock.close()
+                self.lock = None
+                raise StartError("--socket %s: another daemon serves it" % path) from None
+            if os.path.lexists(path):
+                if not stat.S_ISSOCK(os.lstat(path).st_mode):
+                    raise StartError("--socket %s: exists and is no socket" % path)
+                os.unlink(path)                     # a stale one: we hold the lock
+            self.unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            old = os.umask(0o177)
+            try:
+                self.unix.bind(path)
+            finally:
+                os.umask(old)
+            made = os.stat(folder)
+            shared = os.geteuid() == 0 and made.st_uid == 0 and not made.st_mode & 0o022
+            os.chmod(path, 0o666 if shared else 0o600)
+            self.unix_inode = os.stat(path).st_ino
+            self.unix.listen(1024)
+            self.unix.setblocking(False)
+        except OSError as error:
+            raise StartError("--socket %s: %s" % (path, error.strerror)) from None
+        self.loop.watch(self.unix, selectors.EVENT_READ, lambda _: self.hub.accept(self.unix))
+
+    # -- hosts
+
+    def add_hosts(self):
+        for endpoint in self.config.peer:
+            self.add_host(Host(str(endpoint), str(endpoint), "peer", endpoint))
+        for entry in self.read_host_list():
+            if str(entry.endpoint) not in self.scheduler.hosts:
+                self.add_host(Host(str(entry.endpoint), str(entry.endpoint), "distccd", entry.endpoint, entry.slots))
+
+    def read_host_list(self):
+        """--hosts, or what distcc would use, and no error there ends a daemon that was not told to use it."""
+        text, origin = self.config.hosts, "--hosts"
+        if text is None:
+            text, origin = find_host_list(os.environ)
+        try:
+            entries, warnings = parse_host_list(text)
+        except UsageError as error:
+            if self.config.hosts is not None:
+                raise StartError("--hosts: %s" % error) from None
+            entries, warnings = [], ["%s: %s" % (origin, error)]
+        for warning in warnings:
+            self.loop.log("warning", warning)
+        return entries
+
+    def add_host(self, host):
+        self.scheduler.hosts[host.key] = host
+        try:
+            address = plain_address(str(ipaddress.ip_address(host.endpoint[0].partition("%")[0])))
+            self.set_address(host, address)
+        except ValueError:
+            host.address = ""
+            self.resolver.ask(host.endpoint[0])
+
+    def set_address(self, host, address):
+        self.trust.peers = {e: key for e, key in self.trust.peers.items() if key != host.key}
+        host.address = address
+        self.trust.peers[Endpoint((address, host.endpoint[1]))] = host.key
+
+    def resolved(self, name, addresses):
+        for host in self.scheduler.hosts.values():
+            if host.endpoint[0] == name:
+                if addresses and host.address not in addresses:
+                    self.set_address(host, addresses[0])
+                elif not addresses:
+                    self.loop.log("warning", "%s: no such host is known" % name)
+
+    def resolve_again(self, now):
+        for host in self.scheduler.hosts.values():
+            named = host.endpoint[0] != host.address
+            if named and (not host.address or host.failures or host.kind == "peer" and host.silent(now)):
+                self.resolver.ask(host.endpoint[0])
+
+    # -- time
+
+    def set_timers(self):
+        every = self.loop.every
+        every(CAPACITY_INTERVAL_S, self.measure)
+        every(CAPACITY_INTERVAL_S, self.scheduler.tick)
+        every(0.5, self.sweep)
+        every(PING_INTERVAL_S, lambda _: self.hub.ping())
+        every(30.0, self.resolve_again)
+        every(STATE_SAVE_S, lambda _: self.save_state())
+        every(5.0, lambda _: self.check())
+        if self.server:
+            every(IDENTITY_CHECK_S, self.look_at_compilers)
+        self.loop.settle = self.settle
+        self.loop.on_no_descriptors = self.shed
+        self.spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        self.measure(self.loop.now())
+
+    def measure(self, now):
+        """Take in foreign load, memory and disk, and let Admission say how many slots that makes."""
+        kin = sum(self.neighbours.running(now).values())
+        scheduler = self.scheduler
+        scheduler.kin_running = kin + len(self.admission.holders)
+        own = kin + len(self.server.running if self.server else ()) + len(scheduler.locals.holders) + len(
+            scheduler.turns.holders)
+        foreign = self.box.measure(own, now)
+        available = self.box.memory_available_kb()
+        available_mb = available >> 10 if available is not None else 1 << 20
+        refusal = None
+        if self.draining:
+            refusal = "draining"
+        elif available_mb < self.config.min_memory:
+            refusal = "memory"
+        elif self.spawner and self.box.disk_short():
+            refusal = "disk"
+        self.admission.measure(self.box.cores, foreign, available_mb, self.config.min_memory, refusal, now)
+        self.available_kb = available
+        if self.server:
+            self.server.grant_next()
+
+    def sweep(self, now):
+        self.asker.sweep(now)
+        if self.server:
+            self.server.sweep(now)
+
+    def look_at_compilers(self, now):
+        if self.server.offer.changed():
+            self.server.offer.look()
+            self.loop.log("info", "compilers looked at again: one was exchanged")
+            self.reports.next_at = now
+
+    def slots_changed(self):
+        if not self.draining:
+            self.server.grant_next()
+        self.reports.changed(self.running(), self.box.cores, self.loop.now())
+
+    def running(self):
+        """Jobs on this box as others should see them: served, local, and preprocessing where none are served."""
+        busy = len(self.admission.holders) + len(self.scheduler.locals.holders)
+        return busy if self.server else busy + len(self.scheduler.turns.holders)
+
+    def make_load(self):
+        admission = self.admission
+        state = STATE_DRAINING if admission.refusal == "draining" else STATE_SHORT if admission.refusal else (
+            STATE_BUSY if self.running() >= admission.slots else STATE_UP)
+        capabilities = 0
+        if self.spawner:
+            capabilities = (CAN_DIRECTIVES if self.spawner.may_directives_only else 0) | {
+                "landlock": CAN_LANDLOCK, "user": CAN_USER}.get(self.spawner.containment, 0)
+        figures = self.statistics.host("local")
+        return Load(instance=self.instance, boot=self.box.boot, port=self.listeners[0][1] if self.server else 0,
+                    cores=self.box.cores, slots=admission.slots, running=self.running(), waiting=len(admission.parked),
+                    foreign=admission.foreign, memory_mb=(self.available_kb or 0) >> 10, state=state,
+                    capabilities=capabilities, interval_ms=REPORT_INTERVAL_S * 1000, kb_sum=figures.kb_sum,
+                    cpu_ms_sum=figures.cpu_sum * 1e3, counted=admission.counted,
+                    identities=list(self.server.offer.by_identity) if self.server else [])
+
+    # -- decisions
+
+    def settle(self):
+        """Carry out what the scheduler wants until it wants nothing more."""
+        if self.settling:
+            return
+        self.settling = True
+        try:
+            while True:
+                self.scheduler.pump(self.loop.now())
+                if not self.scheduler.actions:
+                    break
+                actions, self.scheduler.actions = self.scheduler.actions, []
+                for action in actions:
+                    self.perform(*action)
+        finally:
+            self.settling = False
+        self.admission.local_running = len(self.scheduler.locals.holders)
+
+    def perform(self, what, subject, request=None):
+        if what == "ask":
+            self.asker.ask(subject)
+        elif what == "withdraw":
+            self.asker.withdraw(subject)
+        elif what == "socket":
+            subject.session.send_socket(request)
+        elif what == "turn":
+            subject.session.send_turn()
+        else:
+            subject.session.send_local()
+
+    def answer(self, command, arguments, uid):
+        return self.view.answer(command, arguments, uid, self.loop.now())
+
+    def facts(self):
+        return {"daemon": {"address": self.address, "socket": self.config.socket, "pid": os.getpid(),
+                           "uptime_s": round(time.monotonic() - self.started, 1),
+                           "accepting": bool(self.server) and not self.admission.refusal,
+                           "client_start": client_start()},
+                "memory_available_kb": self.available_kb,
+                "contained": self.spawner.containment if self.spawner else None}
+
+    # -- ends
+
+    def set_draining(self, on):
+        self.draining = on
+        self.loop.log("info", "draining" if on else "taking jobs again")
+        self.measure(self.loop.now())
+        self.reports.next_at = self.loop.now()
+
+    def shed(self):
+        """Out of descriptors: the connection that has been idle longest goes, and one that waits is accepted to be
+        closed, or it would wake the loop for ever."""
+        self.loop.log("warning", "out of file descriptors")
+        if self.server:
+            idle = [c for c in self.server.connections if c.state == "opening"]
+            if idle:
+                min(idle, key=lambda c: c.deadline).end("", "")
+        os.close(self.spare)
+        for listener in [self.unix] + (self.tcp if self.server else []):
+            try:
+                listener.accept()[0].close()
+            except OSError:
+                continue
+        self.spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+
+    def check(self):
+        """Conservation. A leak is a bug of ours, reported by name; the daemon goes on."""
+        try:
+            self.scheduler.check()
+            if self.server:
+                self.server.check()
+        except AssertionError as error:
+            self.loop.log("error", "bug: books do not balance: %s" % error)
+
+    def run(self):
+        """Until told to stop. Exit status."""
+        loop, reports = self.loop, self.reports
+        loop.log("info", "serving on %s, socket %s, %d slots" % (
+            self.address if self.server else self.address + " (load reports only)", self.config.socket,
+            self.scheduler.slots))
+        notify_manager(b"READY=1")
+        try:
+            while not (self.stopping and self.may_end()):
+                gap = loop.turn(reports.next_at)
+                now = loop.now()
+                if gap:
+                    self.forgive(gap)
+                if now >= reports.next_at:
+                    reports.announce(now)
+        except SpawnerGone as error:
+            loop.log("error", "%s: its compilers are killed, this daemon ends" % error)
+            self.spawner.kill_known_groups()
+            return 1
+        return 0
+
+    def forgive(self, gap):
+        """The process stood still: nobody else went silent meanwhile."""
+        self.loop.log("info", "stood still for %.1f s" % gap)
+        for host in self.scheduler.hosts.values():
+            if host.report_at is not None:
+                host.report_at += gap
+        if self.server:
+            for connection in self.server.connections:
+                connection.deadline += gap
+
+    def begin_stop(self):
+        """SIGTERM: no new jobs, those that run may finish. Clients that wait are sent home at once."""
+        if self.stopping:
+            self.stop_at = self.loop.now()              # the second time: now
+            return
+        self.stopping, self.stop_at = True, self.loop.now() + DRAIN_LIMIT_S
+        notify_manager(b"STOPPING=1")
+        self.set_draining(True)
+        self.close_unix_socket()
+        for session in list(self.hub.sessions):
+            if session.job is None or session.job.state != "remote":
+                session.end()
+        self.reports.announce(self.loop.now())
+
+    def may_end(self):
+        busy = self.admission.holders or self.server and any(c.state == "replying" for c in self.server.connections)
+        return not busy or self.loop.now() >= self.stop_at
+
+    def close_unix_socket(self):
+        if self.unix is None:
+            return
+        self.loop.unwatch(self.unix)
+        self.unix.close()
+        self.unix = None
+        try:
+            if os.lstat(self.config.socket).st_ino == self.unix_inode:
+                os.unlink(self.config.socket)
+        except OSError:
+            pass
+
+    def close(self):
+        """Give everything back."""
+        self.close_unix_socket()
+        if self.server:
+            self.server.close_all()
+        self.hub.close_all()
+        if self.spawner:
+            self.spawner.stop()
+        if hasattr(self, "view"):
+            self.check()
+            self.save_state()
+        if self.lock:
+            self.lock.close()
+
+    # -- state
+
+    def load_state(self):
+        path = self.config.state
+        try:
+            with open(path, encoding="utf-8") as file:
+                return Statistics.from_dict(json.load(file))
+        except FileNotFoundError:
+            return Statistics()
+        except (OSError, ValueError) as error:
+            self.loop.log("warning", "--state %s: %s: learning anew" % (path, error))
+            return Statistics()
+
+    def save_state(self):
+        """By rename, so that a crash leaves the old or the new one."""
+        path = self.config.state
+        try:
+            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+            with open(path + ".new", "w", encoding="utf-8") as file:
+                json.dump(self.statistics.to_dict(), file)
+            os.replace(path + ".new", path)
+        except OSError as error:
+            self.loop.log("warning", "--state %s: %s" % (path, error.strerror))
+
+
+def prepare_socket_folder(folder, default):
+    """Make it where it is a default one; under the temp dir it must be one's own, 0700 and no link. Raises
+    StartError."""
+    if not default:
+        return
+    if not os.path.lexists(folder):
+        os.makedirs(folder, 0o755 if os.geteuid() == 0 else 0o700)
+    found = os.lstat(folder)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (0, os.geteuid()):
+        raise StartError("%s: no folder of this user" % folder)
+    private = os.path.basename(folder) == "distcc_lm-%d" % os.geteuid()
+    if private and (found.st_uid != os.geteuid() or found.st_mode & 0o077):
+        raise StartError("%s: must be this user's alone (mode 0700)" % folder)
+
+
+def find_host_list(environ):
+    """(text, where it stood) as distcc searches: DISTCC_HOSTS, then the user's file, then the system's. ("", "") if
+    none."""
+    if "DISTCC_HOSTS" in environ:
+        return environ["DISTCC_HOSTS"], "DISTCC_HOSTS"
+    folder = environ.get("DISTCC_DIR") or os.path.expanduser("~/.distcc")
+    for path in (os.path.join(folder, "hosts"), "/etc/distcc/hosts"):
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                return file.read(), path
+        except OSError:
+            continue
+    return "", ""
+
+
+def default_state_path(endpoint):
+    name = "%s_%d.state" % (endpoint[0].replace(":", "."), endpoint[1])
+    if os.geteuid() == 0:
+        return os.path.join("/var/lib/distcc_lm", name)
+    return os.path.expanduser(os.path.join("~/.local/state/distcc_lm", name))
+
+
+def client_start():
+    """Whether a client's start finds this file compiled: "cached", or "reparsed" (20 ms a start)."""
+    import importlib.util
+    path = os.path.realpath(__file__)
+    cached = importlib.util.cache_from_source(path)
+    try:
+        with open(cached, "rb") as file:
+            head = file.read(16)
+        fresh = int.from_bytes(head[8:12], "little") == int(os.stat(path).st_mtime) & 0xffffffff
+        return "cached" if fresh else "reparsed"
+    except OSError:
+        return "reparsed"
+
+
+def compile_this_file():
+    """Leave a .pyc beside the program, which clients that may not write there profit from."""
+    import py_compile
+    try:
+        if client_start() != "cached":
+            py_compile.compile(os.path.realpath(__file__), doraise=True)
+    except (OSError, py_compile.PyCompileError):
+        pass                                        # `status` shows it as reparsed
+
+
+def notify_manager(state):
+    """sd_notify(3), where a service manager asks for it."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            try:
+                sock.sendto(state, "\0" + address[1:] if address.startswith("@") else address)
+            except OSError:
+                pass
+
+
+def watch_signals(daemon):
+    """Signals arrive as bytes on a socket pair, so that they are dealt with between events."""
+    ours, theirs = socket.socketpair()
+    for sock in (ours, theirs):
+        sock.setblocking(False)
+    signal.set_wakeup_fd(theirs.fileno())
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+
+    def on_readable(_events):
+        for number in ours.recv(64):
+            if number == signal.SIGHUP:
+                daemon.loop.reopen_log()
+                daemon.reload()
+            else:
+                daemon.begin_stop()
+    daemon.loop.watch(ours, selectors.EVENT_READ, on_readable)
+    return theirs
+
+
+def raise_descriptor_limit():
+    """To the hard limit, which is the admin's word."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):               # macOS has a lower one still
+            pass
+
+
+def run_daemon(config):
+    """Start, run, end. Exit status: 0, 1 with a line on stderr."""
+    raise_descriptor_limit()
+    compile_this_file()
+    report = detach() if config.detach else None
+    try:
+        daemon = Daemon(config)
+    except (StartError, ContainmentError) as error:
+        if report is not None:
+            os.write(report, str(error).encode())
+            return 1
+        print("distcc_lm: %s" % error, file=sys.stderr)
+        return 1
+    try:
+        signals = watch_signals(daemon)
+        if config.pid_file:
+            write_pid_file(config.pid_file)
+        if report is not None:
+            end_detaching(report, bool(config.log_file))
+        return daemon.run()
+    except OSError as error:
+        print("distcc_lm: %s" % error, file=sys.stderr)
+        return 1
+    finally:
+        daemon.close()
+        signal.set_wakeup_fd(-1)
+        signals.close()
+        if config.pid_file:
+            try:
+                os.unlink(config.pid_file)
+            except OSError:
+                pass
+
+
+def write_pid_file(path):
+    with open(path + ".new", "w") as file:
+        file.write("%d\n" % os.getpid())
+    os.replace(path + ".new", path)
+
+
+def detach():
+    """Fork; the parent waits for the child's word and exits. In the child: the descriptor to report to."""
+    read_end, write_end = os.pipe()
+    if os.fork():
+        os.close(write_end)
+        with open(read_end, "rb") as file:
+            said = file.read()
+        if said != b"ok":
+            reason = said.decode(errors="replace") or "the daemon ended while starting"
+            print("distcc_lm: %s" % reason, file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(0 if said == b"ok" else 1)
+    os.close(read_end)
+    os.setsid()
+    return write_end
+
+
+def end_detaching(report, logs_to_file):
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
+    os.write(report, b"ok")
+    os.close(report)
+
+
+# ==== 11. Client ====================================================================================================
+# `cc`: one process per compile, so every millisecond counts: posix instead of os, _socket instead of socket (+7 ms),
+# select only once there is something to wait for. Uses 1 to 4. It never changes a result: whatever goes wrong with
+# the farm ends in the plain compile, by exec.
+
+MEMFD = hasattr(posix, "memfd_create")
+SIGNAL_NUMBERS = {"SIGHUP": 1, "SIGINT": 2, "SIGTERM": 15}
+IGNORED_BY_PYTHON = [13] + ([25] if sys.platform != "win32" else [])      # SIGPIPE, SIGXFSZ: exec would hand them on
+
+
+class Interrupted(BaseException):
+    """A signal that ends the client: temporaries go, then it dies of the same signal."""
+
+    def __init__(self, number):
+        self.number = number
+
+
+class DaemonGone(Exception):
+    """The daemon closed, fell silent or cannot be reached."""
+
+
+class HostFailed(Exception):
+    """The job socket gave no object: (reason name, text) for the daemon."""
+
+
+def encode_system(text):
+    """Back to the very bytes that came from argv or the environment."""
+    return text.encode(sys.getfilesystemencoding(), "surrogateescape")
+
+
+def read_all(fd, size):
+    """Everything of a file that was written through this descriptor."""
+    parts, at = [], 0
+    while at < size:
+        part = posix.pread(fd, min(size - at, 1 << 24), at)
+        if not part:
+            break
+        parts.append(part)
+        at += len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def write_all(fd, data):
+    view = memoryview(data)
+    while view:
+        view = view[posix.write(fd, view):]
+
+
+def scratch_file(name):
+    """Descriptor of an unnamed file in memory (Linux), else of a file without a name in the temp folder."""
+    if MEMFD:
+        return posix.memfd_create(name)
+    path = "%s/distcc_lm-%d-%s" % (posix.environ.get(b"TMPDIR", b"/tmp").decode(), posix.getpid(), name)
+    fd = posix.open(path, posix.O_RDWR | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, 0o600)
+    posix.unlink(path)
+    return fd
+
+
+class DaemonLink:
+    """The connection to this box's daemon. receive() deals with pings and takes the passed descriptor along."""
+
+    def __init__(self, path):
+        import _socket                              # socket.py would cost 7 ms more
+        self.module = _socket
+        sock = self.sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        sock.settimeout(0)                          # a full backlog answers EAGAIN: then it is done locally
+        try:
+            sock.connect(path)
+        except OSError as error:
+            raise DaemonGone("%s: %s" % (path, error.strerror)) from None
+        if not self.trusted(path):
+            raise DaemonGone("%s: served by another user" % path)
+        self.decoder, self.passed, self.backlog = Decoder(decode_fields()), -1, b""
+        self.patience = HELLO_TIMEOUT_S
+
+    def trusted(self, path):
+        """The daemon must be root's, one's own, or the owner's of a root-made /run/distcc_lm: it gets to see the
+        source and says where the object comes from."""
+        if not hasattr(self.module, "SO_PEERCRED"):
+            return posix.stat(path).st_uid in (0, posix.getuid())
+        found = self.sock.getsockopt(self.module.SOL_SOCKET, self.module.SO_PEERCRED, 12)
+        uid = int.from_bytes(found[4:8], sys.byteorder)
+        if uid in (0, posix.getuid()):
+            return True
+        folder = SYSTEM_SOCKET.rpartition("/")[0]
+        return path == SYSTEM_SOCKET and posix.stat(folder).st_uid == uid and posix.stat("/run").st_uid == 0
+
+    def fileno(self):
+        return self.sock.fileno()
+
+    def send(self, name, *fields):
+        self.sock.settimeout(SILENCE_TIMEOUT_S)
+        try:
+            self.sock.sendall(encode_fields(name, *fields))
+        except OSError as error:
+            raise DaemonGone(str(error)) from None
+
+    def receive(self, wait=True):
+        """(name, fields) of the next message that is no ping; None if there is none and `wait` is false."""
+        while True:
+            if self.decoder.feed(self.backlog):
+                message, self.backlog = self.decoder.result, self.decoder.rest()
+                self.decoder = Decoder(decode_fields())
+                self.patience = SILENCE_TIMEOUT_S
+                if message[0] not in (b"PING", b"WAIT"):
+                    return message
+                continue
+            self.backlog = b""
+            if not self.fill(wait):
+                return None
+
+    def fill(self, wait):
+        self.sock.settimeout(self.patience if wait else 0)
+        room = self.module.CMSG_SPACE(4)
+        try:
+            data, ancillary, _, _ = self.sock.recvmsg(65536, room, getattr(self.module, "MSG_CMSG_CLOEXEC", 0))
+        except BlockingIOError:
+            return False
+        except OSError as error:                    # a timeout, too: nothing came, and nothing was left unread
+            raise DaemonGone(str(error)) from None
+        for level, kind, passed in ancillary:
+            if level == self.module.SOL_SOCKET and kind == self.module.SCM_RIGHTS:
+                if self.passed >= 0:
+                    posix.close(self.passed)
+                self.passed = int.from_bytes(passed[:4], sys.byteorder)
+                posix.set_inheritable(self.passed, False)
+        if not data:
+            raise DaemonGone("the daemon closed the connection")
+        self.backlog = data
+        return True
+
+    def take_socket(self):
+        """The descriptor that came with the last SOCK; it is the caller's now."""
+        fd, self.passed = self.passed, -1
+        if fd < 0:
+            raise DaemonGone("SOCK without a socket")
+        posix.set_blocking(fd, False)
+        return fd
+
+
+class JobSocket:
+    """One distcc job over a passed socket: request out, reply in, while the daemon may call it off."""
+
+    def __init__(self, fd, link):
+        self.fd, self.link, self.poll = fd, link, None
+        self.sent = self.received = 0
+
+    def close(self):
+        if self.fd >= 0:
+            posix.close(self.fd)
+            self.fd = -1
+
+    def wait(self, write):
+        """Until the socket is ready. Raises CalledOff when the daemon has something to say."""
+        import select                               # 1 ms, but only where there is time to kill
+        events = select.POLLOUT | select.POLLIN if write else select.POLLIN
+        while True:
+            poll = select.poll()
+            poll.register(self.fd, events)
+            if self.link:
+                poll.register(self.link.fileno(), select.POLLIN)
+            ready = dict(poll.poll())
+            if self.link and self.link.fileno() in ready:
+                self.hear_daemon()
+            if self.fd in ready:
+                return ready[self.fd]
+
+    def hear_daemon(self):
+        try:
+            message = self.link.receive(wait=False)
+        except (DaemonGone, WireError):
+            self.link = None                        # this job ends without the daemon
+            return
+        if message is not None:
+            raise CalledOff(*message)
+
+    def send(self, header, source_fd, size):
+        """The request: header, then the source from its file, by sendfile."""
+        view, at = memoryview(header), 0
+        while view or at < size:
+            try:
+                if view:
+                    n = posix.write(self.fd, view)
+                    view = view[n:]
+                else:
+                    n = self.send_file(source_fd, at, size - at)
+                    at += n
+                self.sent += n
+            except BlockingIOError:
+                import select
+                if self.wait(write=True) & select.POLLIN:
+                    self.early_answer()
+            except OSError as error:                # what was said before the connection broke comes first
+                self.early_answer()
+                raise HostFailed("closed", error.strerror) from None
+
+    def send_file(self, source_fd, at, count):
+        if sys.platform == "linux":
+            return posix.sendfile(self.fd, source_fd, at, min(count, 1 << 24))
+        return posix.write(self.fd, posix.pread(source_fd, min(count, 1 << 18), at))
+
+    def early_answer(self):
+        """The server speaks before the request is whole: an LMNO, or the end."""
+        decoder = Decoder(decode_reply())
+        try:
+            while not decoder.done:
+                data = posix.read(self.fd, decoder.missing())
+                if not data:
+                    break
+                decoder.feed(data)
+        except (OSError, WireError):
+            pass
+        if decoder.done and decoder.result.refusal:
+            raise HostFailed(*decoder.result.refusal)
+        raise HostFailed("closed", "before the request was whole")
+
+    def read(self, most):
+        """Some bytes; b"" at the end."""
+        while True:
+            try:
+                data = posix.read(self.fd, most)
+            except BlockingIOError:
+                self.wait(write=False)
+                continue
+            except OSError as error:
+                raise HostFailed("closed", error.strerror) from None
+            self.received += len(data)
+            return data
+
+    def decode(self, generator):
+        decoder = Decoder(generator)
+        while not decoder.done:
+            data = self.read(decoder.missing())
+            if not data:
+                raise HostFailed("closed", "before the answer" if not self.received else "in the middle of the answer")
+            try:
+                decoder.feed(data)
+            except WireError as error:
+                raise HostFailed("garbage", str(error)) from None
+        return decoder.result
+
+
+class CalledOff(Exception):
+    """The daemon takes the job away from its host: its message (name, fields)."""
+
+
+class NewFile:
+    """A file that appears under its name only when it is whole: written beside it and renamed."""
+
+    def __init__(self, path):
+        folder, slash, name = path.rpartition("/")
+        self.path = path
+        self.temporary = "%s%s.%s.%d.tmp" % (folder, slash, name[:200], posix.getpid())
+        self.fd = posix.open(self.temporary, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, 0o666)
+
+    def finish(self):
+        posix.close(self.fd)
+        self.fd = -1
+        posix.rename(self.temporary, self.path)
+        self.temporary = None
+
+    def discard(self):
+        if self.fd >= 0:
+            posix.close(self.fd)
+            self.fd = -1
+        if self.temporary:
+            try:
+                posix.unlink(self.temporary)
+            except OSError:
+                pass
+
+
+def regular_or_absent(path):
+    """Whether a file may be put in place by rename: devices, links and fifos are written through, by the compiler
+    itself."""
+    try:
+        return posix.lstat(path).st_mode & 0o170000 == 0o100000
+    except OSError:
+        return True
+
+
+class Client:
+    """One `cc` run. run() returns an exit status, or does not return at all (exec)."""
+
+    def __init__(self, words, environ, masquerade):
+        self.words, self.environ = words, environ           # words[0] names the compiler; environ: {bytes: bytes}
+        self.masquerade = masquerade
+        self.program = ""                                   # path of the compiler
+        self.real = ""                                      # what its links end in
+        self.cxx = False
+        self.command = None
+        self.link = None
+        self.text_fd = self.depend_fd = -1
+        self.text_size = self.preprocess_ms = 0
+        self.mode = MODE_NAMES[MODE_PLAIN]
+        self.outputs = []                                   # NewFiles to discard on any failure
+
+    def variable(self, name):
+        value = self.environ.get(name.encode())
+        return None if value is None else value.decode(sys.getfilesystemencoding(), "surrogateescape")
+
+    def say(self, text):
+        if self.environ.get(b"DISTCC_LM_VERBOSE") == b"1":
+            write_all(2, encode_system("distcc_lm: %s\n" % text))
+
+    # -- the compiler
+
+    def find_compiler(self):
+        """Path of words[0], looked up on PATH; links to this very file are skipped. False: there is none."""
+        name = self.words[0]
+        if "/" in name:
+            self.program = name
+        else:
+            own = posix.stat(__file__)
+            for folder in (self.variable("PATH") or "/bin:/usr/bin").split(":"):
+                path = "%s/%s" % (folder or ".", name)
+                try:
+                    found = posix.stat(path)
+                except OSError:
+                    continue
+                if (found.st_ino, found.st_dev) == (own.st_ino, own.st_dev):
+                    self.masquerade = True                  # gcc finds its parts by argv[0]: it must not find us
+                elif found.st_mode & 0o170000 == 0o100000 and posix.access(path, posix.X_OK):
+                    self.program = path
+                    break
+        self.real = real_path(self.program)
+        return bool(self.program)
+
+    def compiler_key(self):
+        found = posix.stat(self.program)
+        return "%s %d %d %d %d" % (self.program, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+    def identity(self):
+        """Hex of the compiler's identity, "" where it is a script or does not answer."""
+        with_head = posix.open(self.program, posix.O_RDONLY | posix.O_CLOEXEC)
+        head = posix.read(with_head, 2)
+        posix.close(with_head)
+        text = self.output_of([self.program, "-v"]) if head != b"#!" else b""
+        if not text:
+            return ""
+        assembler = b""
+        if self.command.family == "gcc":
+            name = self.output_of([self.program, "-print-prog-name=as"]).strip()
+            path = name.decode(sys.getfilesystemencoding(), "surrogateescape")
+            assembler = self.output_of([path, "--version"]) if path else b""
+        return identity_of(text, assembler, self.cxx).hex()
+
+    def output_of(self, argv):
+        """Both streams of a program under LC_ALL=C; b"" where it fails."""
+        fd = scratch_file("version")
+        try:
+            status = self.spawn(argv, dict(self.environ, LC_ALL="C"), [(posix.POSIX_SPAWN_DUP2, fd, 1),
+                                                                      (posix.POSIX_SPAWN_DUP2, fd, 2)])
+            return read_all(fd, posix.fstat(fd).st_size) if status == 0 else b""
+        except OSError:
+            return b""
+        finally:
+            posix.close(fd)
+
+    def spawn(self, argv, environ, file_actions):
+        """Run a program and wait for it; its wait status."""
+        path = argv[0] if "/" in argv[0] else "/usr/bin/" + argv[0]
+        pid = posix.posix_spawn(path, argv, environ, file_actions=file_actions, setsigdef=IGNORED_BY_PYTHON)
+        return posix.waitpid(pid, 0)[1]
+
+    # -- local
+
+    def run_here(self):
+        """Become the compiler."""
+        import _signal
+        for number in IGNORED_BY_PYTHON:
+            _signal.signal(number, _signal.SIG_DFL)
+        argv = list(self.words)
+        if self.masquerade and "/" not in argv[0]:
+            argv[0] = self.program
+        try:
+            posix.execve(self.program, argv, self.environ)
+        except OSError as error:
+            write_all(2, encode_system("distcc_lm: %s: %s\n" % (self.program or self.words[0], error.strerror)))
+            return 127 if error.errno == 2 else 126
+
+    def run_here_and_tell(self):
+        """Compile locally as a child, for an outcome that the daemon wants to know or because it cannot watch this
+        process."""
+        for number in self.held_signals:                    # ^C goes to the compiler, too: its end is waited for
+            self.signal(number, self.default_action)
+        argv = list(self.words)
+        if self.masquerade and "/" not in argv[0]:
+            argv[0] = self.program
+        pid = posix.posix_spawn(self.program, argv, self.environ, setsigdef=IGNORED_BY_PYTHON)
+        status = posix.waitpid(pid, 0)[1]
+        if self.link:
+            try:
+                self.link.send(b"DONE", b"local-failed" if status else b"local-ok")
+            except DaemonGone:
+                pass
+        return status
+
+    def local(self, reason, detail="", heavy=True):
+        """The command is not distributed: a local slot where it is heavy, then the compiler itself."""
+        self.say("local: %s %s" % (reason, detail))
+        if not heavy or reason in ("stdin", "stdout") or self.environ.get(b"DISTCC_LM_DISABLE"):
+            return self.run_here()
+        try:
+            self.connect()
+            source = self.words[-1]
+            self.link.send(b"HELO", CLIENT_VERSION, b"local", reason, source)
+            return self.await_local()
+        except (DaemonGone, WireError) as error:
+            self.say("no daemon: %s" % error)
+            return self.run_here()
+
+    def await_local(self):
+        while True:
+            name, fields = self.link.receive()
+            if name == b"LOCL":
+                return self.go_local(fields)
+            if name == b"NOPE":
+                raise DaemonGone(fields[0].decode("utf-8", "replace"))
+
+    def go_local(self, fields):
+        reason = fields[0].decode("utf-8", "replace")
+        self.say("local: " + reason)
+        if self.command is not None and not self.may_fall_back(reason):
+            return 1
+        if fields[1:2] == [b"1"]:
+            return self.end_as(self.run_here_and_tell())
+        return self.run_here()
+
+    def end_as(self, status):
+        """Exit as the child did: its code, or its signal."""
+        if posix.WIFSIGNALED(status):
+            self.signal(posix.WTERMSIG(status), self.default_action)
+            posix.kill(posix.getpid(), posix.WTERMSIG(status))
+        return posix.WEXITSTATUS(status) if posix.WIFEXITED(status) else 1
+
+    # -- the daemon
+
+    def connect(self):
+        """Raises DaemonGone."""
+        named = self.variable("DISTCC_LM_SOCKET")
+        variables = {name: self.variable(name) for name in ("XDG_RUNTIME_DIR", "TMPDIR")}
+        error = None
+        for path in [named] if named else default_sockets(posix.getuid(), variables):
+            try:
+                self.link = DaemonLink(path)
+                return
+            except (DaemonGone, OSError) as trouble:
+                error = error or trouble
+        raise DaemonGone(str(error))
+
+    def hello(self):
+        command = self.command
+        try:
+            found = posix.stat(command.source)
+            stamp = "%d %d %d" % (found.st_ino, found.st_size, found.st_mtime_ns)
+        except OSError:
+            stamp = ""
+        remember = "%s\n%s\n%s" % (command.source, stamp, command.flags_key.replace("\0", "\n"))
+        self.link.send(b"HELO", CLIENT_VERSION, b"cc", command.source, command.output, command.job_class, remember,
+                       self.compiler_key(), 1 if command.own_only else 0, posix.getcwd())
+
+    def farm(self):
+        """From hello to the end of the compile. Returns an exit status."""
+        self.connect()
+        self.hello()
+        while True:
+            name, fields = self.link.receive()
+            if name == b"TURN":
+                reason = self.preprocess(fields)
+                if reason:
+                    return self.give_up(reason)
+            elif name == b"SOCK":
+                status = self.remote(fields)
+                if status is not None:
+                    return status
+            elif name == b"LOCL":
+                return self.go_local(fields)
+            elif name == b"NOPE":
+                raise DaemonGone(fields[0].decode("utf-8", "replace"))
+
+    def give_up(self, reason, tell=False):
+        """Ask for a local slot, run the real command, whose output is the answer."""
+        self.say("local: " + reason)
+        self.discard()
+        self.link.send(b"HOME", reason, 1 if tell else 0)
+        return self.await_local()
+
+    def may_fall_back(self, reason):
+        """DISTCC_LM_FALLBACK=0, for tests, forbids to compile here what might have been distributed."""
+        if self.environ.get(b"DISTCC_LM_FALLBACK") != b"0" or reason == "preprocessor" or reason in LOCAL_REASONS:
+            return True
+        write_all(2, encode_system("distcc_lm: %s: not compiled here, since DISTCC_LM_FALLBACK=0: %s\n" % (
+            self.command.source, reason_text(reason))))
+        return False
+
+    def preprocess(self, fields):
+        """Stage 1 into memory, then SIZE. The name of a reason where the compile must stay here, else None."""
+        if fields[1] == b"1":
+            identity = self.identity()
+            self.link.send(b"IDNT", identity)
+            if not identity:
+                return None                                 # LOCL follows
+        if self.text_fd < 0:
+            import time
+            started = time.monotonic()
+            self.mode = MODE_NAMES[int(fields[0])]
+            reason = self.make_text(self.mode)
+            if reason:
+                return reason
+            self.preprocess_ms = int((time.monotonic() - started) * 1000)
+        self.link.send(b"SIZE", self.text_size, self.preprocess_ms)
+        return None
+
+    def make_text(self, mode):
+        """Fill text_fd and depend_fd. The name of a reason, or None."""
+        command = self.command
+        if command.preprocessed:
+            self.text_fd = posix.open(command.source, posix.O_RDONLY | posix.O_CLOEXEC)
+        elif mode == "plain" and command.plain_bar:
+            return "sanitizer"
+        elif not self.run_preprocessor(mode):
+            return "preprocessor"
+        self.text_size = posix.fstat(self.text_fd).st_size
+        refusal = content_refusal(read_all(self.text_fd, self.text_size), command, mode)
+        if refusal:
+            self.say("local: %s %s" % refusal)
+            return refusal[0]
+        return None
+
+    def run_preprocessor(self, mode):
+        """True if it ended well and without a message."""
+        command = self.command
+        self.text_fd, messages = scratch_file("text"), scratch_file("messages")
+        place, environ = None, self.environ
+        if command.depfile is not None:
+            self.depend_fd = scratch_file("dependencies")
+            place = "/dev/fd/%d" % self.depend_fd
+            posix.set_inheritable(self.depend_fd, True)
+            changes = command.preprocess_environ(place).items()
+            environ = {**environ, **{encode_system(name): encode_system(value) for name, value in changes}}
+        argv = [self.program if self.masquerade else self.words[0], *command.preprocess_args(mode, place)]
+        actions = [(posix.POSIX_SPAWN_DUP2, self.text_fd, 1), (posix.POSIX_SPAWN_DUP2, messages, 2)]
+        pid = posix.posix_spawn(self.program, argv, environ, file_actions=actions, setsigdef=IGNORED_BY_PYTHON)
+        status = posix.waitpid(pid, 0)[1]
+        if self.depend_fd >= 0:
+            posix.set_inheritable(self.depend_fd, False)
+        silent = not posix.fstat(messages).st_size
+        posix.close(messages)
+        return status == 0 and silent
+
+    # -- remote
+
+    def remote(self, fields):
+        """One try on the host whose socket has come. An exit status, or None: the daemon was asked for another."""
+        import time
+        host, kind = fields[0].decode("utf-8", "replace"), fields[1]
+        self.say("to %s: %d bytes" % (host, self.text_size))
+        job, started = JobSocket(self.link.take_socket(), self.link), time.monotonic()
+        try:
+            reply = self.exchange(job, kind)
+            if reply.status or reply.stderr or reply.stdout:
+                return self.judge(reply, job)
+            new = NewFile(self.command.output)
+            self.outputs.append(new)
+            self.receive_object(job, new, reply.size)
+            times = job.decode(decode_times()) if kind != b"distccd" else None
+        except HostFailed as failure:
+            return self.another(failure.args, job)
+        except CalledOff as message:                        # it is late there: the daemon has said where else
+            job.close()
+            self.discard_outputs()
+            return self.called_off(*message.args)
+        except OSError as error:                            # no room for it, mostly: the compiler says so itself
+            job.close()
+            self.say("%s: %s" % (self.command.output, error.strerror))
+            return self.after_farm(job, "output-special")
+        finally:
+            job.close()
+        return self.success(job, new, times, int((time.monotonic() - started) * 1000))
+
+    def exchange(self, job, kind):
+        words = self.command.remote_args(self.mode, posix.getcwd(), own=kind != b"distccd")
+        argv = [encode_system(self.words[0].rpartition("/")[2])] + [encode_system(word) for word in words]
+        job.send(encode_job(argv, self.text_size), self.text_fd, self.text_size)
+        reply = job.decode(decode_reply())
+        if reply.refusal:
+            raise HostFailed(*reply.refusal)
+        return reply
+
+    def receive_object(self, job, new, size):
+        while size:
+            data = job.read(min(size, 1 << 18))
+            if not data:
+                raise HostFailed("stalled", "a short object")
+            write_all(new.fd, data)
+            size -= len(data)
+
+    def judge(self, reply, job):
+        """The server answered, but not just with an object."""
+        job.close()
+        if reply.status & 0x7f:
+            return self.another(("killed", "signal %d" % (reply.status & 0x7f)), job)
+        if self.environ.get(b"DISTCC_LM_FALLBACK") == b"0":
+            write_all(2, reply.stderr)
+            write_all(1, reply.stdout)
+            return reply.status >> 8 or 1
+        return self.after_farm(job, "compile-error" if reply.status else "messages", tell=bool(reply.status))
+
+    def another(self, why, job):
+        name, text = (*why, "")[:2]
+        self.say("failed there: %s %s" % (name, text))
+        job.close()
+        self.discard_outputs()
+        if job.link is None:
+            raise DaemonGone("and the host failed")
+        self.link.send(b"FAIL", name, text)
+        return None
+
+    def called_off(self, name, fields):
+        if name == b"SOCK":
+            return self.remote(fields)
+        if name == b"LOCL":
+            return self.go_local(fields)
+        raise DaemonGone("an odd message")
+
+    def after_farm(self, job, reason, tell=False):
+        if job.link is None:
+            raise DaemonGone(reason)
+        return self.give_up(reason, tell)
+
+    def success(self, job, new, times, total_ms):
+        """Dependencies first, as gcc does, then the object."""
+        try:
+            self.write_dependencies()
+            new.finish()
+        except OSError as error:
+            self.say("%s: %s" % (error.filename, error.strerror))
+            return self.after_farm(job, "output-special")
+        figures = (-1, -1, -1, -1, -1)
+        if times:
+            figures = (times.queue_ms, times.elapsed_ms, times.cpu_ms, times.peak_kb, int(times.concurrency * 100))
+        if job.link:
+            try:
+                self.link.send(b"DONE", b"ok", job.sent, job.received, total_ms, *figures)
+            except DaemonGone:
+                pass
+        return 0
+
+    def write_dependencies(self):
+        if self.depend_fd < 0:
+            return
+        path = self.command.depfile
+        text = read_all(self.depend_fd, posix.fstat(self.depend_fd).st_size)
+        if self.command.depfile_appended or not regular_or_absent(path):
+            how = posix.O_APPEND if self.command.depfile_appended else posix.O_TRUNC
+            fd = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_CLOEXEC | how, 0o666)
+            write_all(fd, text)
+            posix.close(fd)
+            return
+        new = NewFile(path)
+        self.outputs.append(new)
+        write_all(new.fd, text)
+        new.finish()
+
+    # -- ends
+
+    def discard_outputs(self):
+        for new in self.outputs:
+            new.discard()
+        self.outputs.clear()
+
+    def discard(self):
+        self.discard_outputs()
+        for fd in (self.text_fd, self.depend_fd):
+            if fd >= 0:
+                posix.close(fd)
+        self.text_fd = self.depend_fd = -1
+
+    def catch_signals(self):
+        import _signal
+
+        def interrupt(number, _frame):
+            raise Interrupted(number)
+        self.signal, self.default_action = _signal.signal, _signal.SIG_DFL
+        self.held_signals = []
+        for number in SIGNAL_NUMBERS.values():
+            if _signal.getsignal(number) != _signal.SIG_IGN:
+                _signal.signal(number, interrupt)
+                self.held_signals.append(number)
+
+    def run(self):
+        """The whole of it. An exit status."""
+        if not self.find_compiler():
+            write_all(2, encode_system("distcc_lm: %s: command not found\n" % self.words[0]))
+            return 127
+        if self.environ.get(b"DISTCC_LM_DISABLE") == b"1":
+            return self.run_here()
+        found = family_of(self.real.rpartition("/")[2])
+        if found is None:
+            return self.local("compiler-script", self.program)
+        family, self.cxx = found
+        if family == "clang":                               # clang++ is a link to clang: the name that was called tells
+            named = family_of(self.words[0].rpartition("/")[2])
+            self.cxx = self.cxx or bool(named and named[1])
+        try:
+            environ = {name: self.variable(name) for name in WATCHED_VARIABLES if name.encode() in self.environ}
+            self.command = analyze(self.words[1:], family, self.cxx, environ, read_file)
+        except RunLocally as refusal:
+            return self.local(refusal.name, refusal.detail, refusal.heavy)
+        if not regular_or_absent(self.command.output):
+            return self.local("output-special", self.command.output)
+        return self.run_farm()
+
+    def run_farm(self):
+        """The farm, with one more try where the daemon restarts meanwhile; then this box without it."""
+        import time
+        deadline = None
+        while True:
+            try:
+                return self.farm()
+            except (DaemonGone, WireError) as error:
+                self.say("daemon: %s" % error)
+                self.discard_outputs()
+                waited = self.link is not None
+                if self.link:
+                    self.link.sock.close()
+                    self.link = None
+            if not waited and deadline is None or deadline and time.monotonic() > deadline:
+                break
+            deadline = deadline or time.monotonic() + RETRY_DAEMON_S
+            time.sleep(0.05)                                # a restarting daemon: there is no event to wait for
+        self.discard()
+        if deadline:
+            self.wait_in_line()
+        return self.run_here() if self.may_fall_back("no-daemon") else 1
+
+    def wait_in_line(self):
+        """The daemon died under many clients: no more than the usable CPUs compile at once, for 30 s at most. The
+        lock is held by the descriptor, which the compiler inherits and never knows of."""
+        import fcntl
+        import time
+        path = self.variable("DISTCC_LM_SOCKET") or default_sockets(posix.getuid(), {
+            name: self.variable(name) for name in ("XDG_RUNTIME_DIR", "TMPDIR")})[0]
+        until, cpus = time.monotonic() + FALLBACK_LOCK_S, len(posix.sched_getaffinity(0)) if hasattr(
+            posix, "sched_getaffinity") else 2
+        while time.monotonic() < until:
+            for i in range(cpus):
+                try:
+                    fd = posix.open("%s.fallback%d" % (path, i), posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC, 0o600)
+                except OSError:
+                    return                                  # not our folder: no line to wait in
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    posix.close(fd)
+                    continue
+                posix.set_inheritable(fd, True)
+                return
+            time.sleep(0.1)
+
+
+WATCHED_VARIABLES = (*ENVIRONMENT, "LD_PRELOAD", "DEPENDENCIES_OUTPUT", "SUNPRO_DEPENDENCIES")
+
+
+def read_file(path):
+    fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    try:
+        return read_all(fd, posix.fstat(fd).st_size)
+    finally:
+        posix.close(fd)
+
+
+def real_path(path):
+    """What a path's last component ends in, its links followed."""
+    for _ in range(40):
+        try:
+            link = posix.readlink(path)
+        except OSError:
+            return path
+        path = link if link.startswith("/") else path.rpartition("/")[0] + "/" + link
+    return path
+
+
+def run_client(words, ctype, masquerade):
+    """`cc`: never returns."""
+    environ = dict(posix.environ)
+    if ctype:
+        environ[b"LC_CTYPE"] = encode_system(ctype)
+    else:                                                   # Python's own coercion, never the caller's
+        environ.pop(b"LC_CTYPE", None)
+    client = Client(words, environ, masquerade)
+    client.catch_signals()
+    try:
+        status = client.run()
+    except Interrupted as signal_:
+        client.discard()
+        client.signal(signal_.number, client.default_action)
+        posix.kill(posix.getpid(), signal_.number)
+        status = 128 + signal_.number
+    posix._exit(status)
+
+
+# ==== 12. Reports ===================================================================================================
+# What status and why print. From the daemon's JSON only; no policy.
+
+class NoDaemon(Exception):
+    """There is no daemon to ask, or it does not answer; str() says which sockets were tried."""
+
+
+def ask_daemon(command, *arguments):
+    """The decoded JSON answer of this box's daemon. Raises NoDaemon, and UsageError for what it refuses."""
+    named = os.environ.get("DISTCC_LM_SOCKET")
+    paths = [named] if named else default_sockets(os.getuid(), os.environ)
+    trouble = []
+    for path in paths:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+                sock.settimeout(SILENCE_TIMEOUT_S)
+                sock.connect(path)
+                sock.sendall(encode_fields(b"HELO", CLIENT_VERSION, command, *arguments))
+                decoder = Decoder(decode_fields(1 << 28))
+                while not decoder.done:
+                    data = sock.recv(1 << 20)
+                    if not data:
+                        raise OSError(errno.ECONNRESET, "closed the connection")
+                    decoder.feed(data)
+        except (OSError, WireError) as error:
+            trouble.append("%s: %s" % (path, getattr(error, "strerror", None) or error))
+            continue
+        name, fields = decoder.result
+        text = b"\0".join(fields).decode("utf-8", "replace")
+        if name != b"JSON":
+            raise UsageError(text)
+        return json.loads(text)
+    raise NoDaemon("no daemon answers (%s)" % "; ".join(trouble))
+
+
+def shown(value, form="%s"):
+    return "-" if value is None else form % value
+
+
+def table(rows, width):
+    """Lines of aligned columns, the last one cut at `width`; numbers to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))]
+        lines.append(("  ".join(cells) + "  " + row[-1])[:width].rstrip())
+    return lines
+
+
+def status_lines(status, width=80):
+    """The text of `status`: this box, hosts, jobs, and why jobs stayed here."""
+    daemon, totals = status["daemon"], status["totals"]
+    lines = ["distcc_lm %s on %s, up %s, %s; make -j%d" % (
+        status["version"], daemon["address"], duration(daemon["uptime_s"]),
+        "serving" if daemon["accepting"] else "not serving others", status["advice"]["make_jobs"]), ""]
+    rows = [("HOST", "STATE", "JOBS", "MINE", "WAIT", "LOAD", "MS/KB", "DONE", "BAD", "REMARK")]
+    for host in status["hosts"]:
+        rows.append((host["name"], host["state"], "%s/%d" % (shown(host["running"]), host["slots"]), str(host["mine"]),
+                     shown(host["waiting"]), shown(host["load"], "%.1f"), shown(host["speed_ms_per_kb"], "%.2f"),
+                     str(host["jobs"]["ok"]), str(host["jobs"]["failed"] + host["jobs"]["refused"]), remark(host)))
+    lines += table(rows, width)
+    lines += ["", "%d jobs compiled remotely, %d here, %d here after a host failed; %d served to others" % (
+        totals["remote"], totals["local"], totals["fallback"], totals["served"])]
+    if totals["local_reasons"]:
+        reasons = sorted(totals["local_reasons"].items(), key=lambda item: -item[1])
+        lines.append("Here because:")
+        lines += ["  %6d  %s" % (count, LOCAL_REASONS.get(name) or reason_text(name)) for name, count in reasons[:6]]
+        if {"messages", "compile-error"} & set(totals["local_reasons"]):
+            lines.append("  (DISTCC_LM_CARETS=0 takes the remote compiler's messages, without source lines)")
+    lines += job_lines(status, width)
+    if daemon["client_start"] == "reparsed":
+        lines.append("The client is parsed anew at each start: no .pyc beside the program can be written.")
+    return lines
+
+
+def remark(host):
+    if host["reason"]:
+        return host["reason"]
+    if not host["timed"]:
+        return "untimed"
+    return {"user": "contained by user only", "none": "not contained"}.get(host["contained"], "")
+
+
+def job_lines(status, width):
+    lines = []
+    if status["jobs"] or status["others"]:
+        others = ", and %d of others" % status["others"] if status["others"] else ""
+        lines += ["", "Now (%d%s):" % (len(status["jobs"]), others)]
+        for job in status["jobs"][:20]:
+            lines.append(("  %-10s %6.1f s  %-18s %s" % (job["state"], job["elapsed_s"], job["host"] or "",
+                                                        job["source"]))[:width])
+    return lines
+
+
+def duration(seconds):
+    minutes, hours = int(seconds) // 60, int(seconds) // 3600
+    if hours >= 48:
+        return "%d days" % (hours // 24)
+    return "%d h %d min" % (hours, minutes % 60) if hours else "%d min" % minutes if minutes else "%d s" % seconds
+
+
+def why_lines(decisions):
+    """The text of `why`: a paragraph a decision, newest last."""
+    lines = []
+    for d in decisions:
+        lines.append("%s (%d KB), %s ago: %s" % (d["source"], d["size_kb"], duration(d["age_s"]),
+                                                 "this box" if d["choice"] == "local" else d["choice"] or "undecided"))
+        if d["reason"]:
+            lines.append("    here because: " + (LOCAL_REASONS.get(d["reason"]) or d["reason"]))
+        for host, cost, note in d["candidates"]:
+            lines.append("    candidate %-24s %s %s" % (host, shown(cost, "%.2f s"), note))
+        lines += ["    after %.2f s: %s" % (at, sentence) for at, sentence in d["events"]]
+        if d["actual_s"] is not None:
+            lines.append("    took %.2f s, predicted %s" % (d["actual_s"], shown(d["predicted_s"], "%.2f s")))
+        lines.append("    outcome: " + (d["outcome"] or "not ended yet"))
+    return lines or ["No decision is known."]
+
+
+# ==== 13. CLI =======================================================================================================
+# The commands and their options. `cc` and masquerade links are told apart first, before anything else is imported.
+
+LATER = {"check": "checking hosts end to end", "install": "making launcher and masquerade links"}
+
+
+def option_error(text):
+    print("distcc_lm: %s" % text, file=sys.stderr)
+    return 2
+
+
+def ranged(low, high, what):
+    """An argparse type: a whole number from low to high."""
+    def parse(text):
+        try:
+            number = int(text)
+        except ValueError:
+            number = low - 1
+        if not low <= number <= high:
+            raise UsageError("%r is no %s (%d to %d)" % (text, what, low, high))
+        return number
+    return parse
+
+
+def network(text):
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise UsageError("%r is no network: ADDRESS or ADDRESS/BITS" % text) from None
+
+
+def used_network(text):
+    """(network, port) of NET, NET:PORT, [NET] or [NET]:PORT."""
+    body, port = text, str(DEFAULT_PORT)
+    if text.startswith("["):
+        body, _, rest = text[1:].partition("]")
+        port = rest[1:] if rest else port
+    elif text.count(":") == 1:
+        body, port = text.split(":")
+    return network(body), ranged(1, 65535, "port")(port)
+
+
+def listen_address(text):
+    endpoint = parse_endpoint(text) if not text.endswith(":0") else Endpoint((parse_endpoint(text[:-2])[0], 0))
+    try:
+        ipaddress.ip_address(endpoint[0].partition("%")[0])
+    except ValueError:
+        raise UsageError("--listen %s: an address, not a name" % text) from None
+    return endpoint
+
+
+def broadcast_address(text):
+    try:
+        return "" if text == "none" else str(ipaddress.IPv4Address(text))
+    except ValueError:
+        raise UsageError("--broadcast %s: an IPv4 address or none" % text) from None
+
+
+def daemon_options(parser):
+    add = parser.add_argument
+    add("--listen", action="append", type=listen_address, metavar="ADDR[:PORT]",
+        help="UDP load reports and, with --allow, TCP jobs on this address (0.0.0.0:3632; port 0: any; repeatable)")
+    add("--socket", metavar="PATH", help="unix socket for this box's clients")
+    add("--slots", type=ranged(1, 9999, "number of slots"), metavar="N",
+        help="jobs at once, remote and local (usable CPUs)")
+    add("--allow", action="append", type=network, default=[], metavar="NET",
+        help="serve jobs from this network (repeatable)")
+    add("--peer", action="append", type=parse_endpoint, default=[], metavar="HOST[:PORT]",
+        help="a daemon to send jobs to (repeatable)")
+    add("--use", action="append", type=used_network, default=[], metavar="NET[:PORT]",
+        help="believe load reports from this network and send jobs there (repeatable)")
+    add("--hosts", metavar="LIST", help="plain distccd servers, as in DISTCC_HOSTS (default: as distcc finds its list)")
+    add("--broadcast", type=broadcast_address, metavar="ADDR|none",
+        help="where load reports are broadcast (255.255.255.255 where --allow or --use is given, else none)")
+    add("--secret-file", metavar="FILE", help="key shared by the farm (not in this version)")
+    add("--user", default="nobody", metavar="NAME", help="run compilers as this user when started as root (nobody)")
+    add("--nice", type=ranged(-20, 19, "niceness"), default=10, metavar="N", help="niceness of compilers (10)")
+    add("--job-timeout", type=ranged(1, 1_000_000, "number of seconds"), default=600, metavar="S",
+        help="kill compilers that take longer (600)")
+    add("--min-memory", type=ranged(0, 10_000_000, "number of MB"), default=512, metavar="MB",
+        help="take no jobs with less memory available (512)")
+    add("--max-job-mb", type=ranged(1, 1_000_000, "number of MB"), default=512, metavar="MB",
+        help="largest source, and largest object (512)")
+    add("--tmpdir", metavar="DIR", help="where jobs get their private folders (TMPDIR or /tmp)")
+    add("--compilers", action="append", default=[], metavar="DIR",
+        help="offer only the compilers linked in DIR (repeatable)")
+    add("--contain", choices=("auto", "require", "off"), default="auto", help="Landlock round the compilers (auto)")
+    add("--state", metavar="FILE", help="learnt speeds, kept across restarts")
+    add("--procfs", default="/proc", metavar="DIR", help="read load, memory and cores under DIR (/proc)")
+    add("--log-level", choices=Loop.LEVELS, default="info", help="error, warning, info or debug (info)")
+    add("--log-file", metavar="F", help="log there instead of to stderr")
+    add("--pid-file", metavar="F", help="write the pid there")
+    add("--detach", action="store_true", help="go to the background once all is bound")
+
+
+def command_line_parser():
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message):
+            raise UsageError("%s (try %s --help)" % (message, self.prog))
+
+    parser = Parser(prog="distcc_lm.py", epilog="`distcc_lm.py cc COMPILER ARG...` compiles; see README.",
+                    description="Load management for distcc: a compile goes to the host that will be done first.")
+    parser.add_argument("--version", action="version", version="distcc_lm " + VERSION)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    daemon = commands.add_parser("daemon", help="run this box's daemon", fromfile_prefix_chars="@",
+                                 epilog="@FILE takes options from a file, one a line.")
+    daemon_options(daemon)
+    compile_ = commands.add_parser("cc", help="compile: cc COMPILER ARG...", add_help=False)
+    compile_.add_argument("words", nargs="*")
+    status = commands.add_parser("status", help="hosts, jobs, and why jobs stayed here")
+    status.add_argument("--json", action="store_true", help="one JSON object")
+    for later in ("--metrics", "--watch"):
+        status.add_argument(later, action="store_true", help="(not in this version)")
+    status.add_argument("--html", metavar="FILE", help="(not in this version)")
+    why = commands.add_parser("why", help="the last decisions: candidates, costs, outcome")
+    why.add_argument("which", nargs="?", default="", metavar="N|FILE")
+    explain = commands.add_parser("explain", help="would this command be distributed", add_help=False)
+    explain.add_argument("words", nargs="*")
+    commands.add_parser("jobs", help="a number for make -j")
+    drain = commands.add_parser("drain", help="take no new jobs of others; off: take them again")
+    drain.add_argument("switch", nargs="?", choices=("on", "off"), default="on")
+    for name, what in LATER.items():
+        commands.add_parser(name, help="%s (not in this version)" % what, add_help=False)
+    return parser
+
+
+def daemon_config(options):
+    """Fill in the defaults that depend on other options. Raises UsageError."""
+    if options.secret_file:
+        raise UsageError("--secret-file is not in this version; use --peer and --allow on a trusted network")
+    options.listen = options.listen or [Endpoint(("0.0.0.0", DEFAULT_PORT))]
+    options.socket = options.socket or default_sockets(os.geteuid(), os.environ)[0]
+    if len(os.fsencode(options.socket)) > 107:
+        raise UsageError("--socket %s: longer than a unix socket's path may be (107 bytes)" % options.socket)
+    options.tmpdir = options.tmpdir or os.environ.get("TMPDIR") or "/tmp"
+    options.state = options.state or default_state_path(options.listen[0])
+    if options.broadcast is None:
+        options.broadcast = "255.255.255.255" if options.allow or options.use else ""
+    if options.hosts is not None:
+        parse_host_list(options.hosts)
+    return options
+
+
+def explain_command(words):
+    """The verdict of `explain`, and its lines. Exit status."""
+    if not words:
+        raise UsageError("explain takes a compiler command")
+    client = Client(words, dict(posix.environ), False)
+    if not client.find_compiler():
+        print("local: %s: command not found" % words[0])
+        return 0
+    found = family_of(client.real.rpartition("/")[2])
+    try:
+        if found is None:
+            raise RunLocally("compiler-script", client.program)
+        named = family_of(words[0].rpartition("/")[2]) or found
+        command = analyze(words[1:], found[0], found[1] or named[1], os.environ, read_file)
+    except RunLocally as refusal:
+        print("local: %s" % refusal)
+        return 0
+    print("distribute\ninput: %s\noutput: %s" % (command.source, command.output))
+    if command.depfile:
+        print("dependencies: %s" % command.depfile)
+    if not command.preprocessed:
+        print("preprocess: %s" % shell_words([words[0]] + command.preprocess_args("plain", "/dev/fd/N")))
+    print("remote: %s" % shell_words([words[0]] + command.remote_args("plain", os.getcwd())))
+    print("By its arguments; what the file contains may still keep it here (.incbin, #pragma GCC target, messages).")
+    return 0
+
+
+def shell_words(words):
+    import shlex
+    return " ".join(shlex.quote(word) for word in words)
+
+
+def run_command(options):
+    """Everything but daemon and cc. Exit status."""
+    if options.command == "status":
+        for later in ("metrics", "watch", "html"):
+            if getattr(options, later):
+                raise UsageError("status --%s is not in this version; --json has all figures" % later)
+        status = ask_daemon("status")
+        width = shutil.get_terminal_size((80, 24)).columns
+        print(json.dumps(status, indent=1) if options.json else "\n".join(status_lines(status, max(width, 80))))
+    elif options.command == "why":
+        print("\n".join(why_lines(ask_daemon("why", options.which))))
+    elif options.command == "drain":
+        ask_daemon("drain", options.switch)
+        print("draining: no new jobs of others are taken" if options.switch == "on" else "taking jobs again")
+    elif options.command == "jobs":
+        try:
+            print(ask_daemon("jobs"))
+        except NoDaemon as error:
+            print("distcc_lm: %s; counting this box's CPUs" % error, file=sys.stderr)
+            print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return 0
+
+
+def run_line(words):
+    """Dispatch all commands but cc. Exit status: 0, 1 it failed, 2 usage or no daemon."""
+    import_daemon_modules()
+    try:
+        if words[:1] == ["explain"]:
+            return explain_command(words[1:])
+        if words[:1] and words[0] in LATER:
+            raise UsageError("%s (%s) is not in this version" % (words[0], LATER[words[0]]))
+        parser = command_line_parser()
+        options = parser.parse_args(words)
+        if options.command is None:
+            parser.print_help()
+            return 2
+        if options.command == "cc":
+            raise UsageError("cc takes a compiler and its arguments: cc gcc -c x.c")
+        if options.command == "daemon":
+            return run_daemon(daemon_config(options))
+        return run_command(options)
+    except (UsageError, NoDaemon) as error:
+        return option_error(error)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def original_ctype():
+    """LC_CTYPE as the caller set it: Python's locale coercion changes the environment, not the block it was started
+    with."""
+    try:
+        block = read_file_of_unknown_size("/proc/self/environ")
+    except OSError:
+        return posix.environ.get(b"LC_CTYPE", b"").decode(errors="surrogateescape")
+    found = [entry[9:] for entry in block.split(b"\0") if entry.startswith(b"LC_CTYPE=")]
+    return found[0].decode(sys.getfilesystemencoding(), "surrogateescape") if found else ""
+
+
+def read_file_of_unknown_size(path):
+    fd, parts = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC), []
+    while not parts or parts[-1]:
+        parts.append(posix.read(fd, 1 << 16))
+    posix.close(fd)
+    return b"".join(parts)
+
+
+def main(argv, ctype=None):
+    """argv[0] is the name that was called. `ctype`: the caller's LC_CTYPE, from the sh header. Exits."""
+    if sys.version_info < (3, 9):
+        sys.exit("distcc_lm needs Python 3.9 or newer, this is %d.%d; DISTCC_LM_PYTHON names another"
+                 % sys.version_info[:2])
+    name = argv[0].rpartition("/")[2]
+    if family_of(name) is not None:
+        run_client([name] + argv[1:], original_ctype() if ctype is None else ctype, True)
+    if len(argv) > 2 and argv[1] == "cc":
+        run_client(argv[2:], original_ctype() if ctype is None else ctype, False)
+    sys.exit(run_line(argv[1:]))
+
+
+if __name__ == "__main__":
+    main(sys.argv)
