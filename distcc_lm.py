@@ -852,7 +852,7 @@ class RunLocally(Exception):
         self.name, self.detail, self.heavy = name, detail, heavy
 
     def __str__(self):
-        text = LOCAL_REASONS[self.name]
+        text = reason_text(self.name)
         return f"{text} ({self.detail})" if self.detail else text
 
 
@@ -4619,7 +4619,6 @@ class Reports:
         self.make_load = make_load                  # () -> Load of this daemon now
         self.sockets = []                           # one per --listen
         self.broadcast = []                         # (socket, address) to send broadcasts
-        self.listeners = []                         # all of them, and those that hear broadcasts
         self.submitters = {}                        # (address, port): heard at; they get our reports
         self.sequence, self.sent_at, self.sent_running, self.next_at = 0, 0.0, 0, 0.0
         self.dropped = self.bad = 0                 # packets from strangers; packets that are none
@@ -5550,78 +5549,49 @@ class StartError(Exception):
     """The daemon cannot start; str() says why in one line. Exit status 1."""
 
 
-class Daemon:
-    """Puts the parts together, and carries out what the scheduler decides."""
+def prepare_socket_folder(folder, default):
+    """Make it where it is a default one; under the temp dir it must be one's own, 0700 and no link. Raises
+    StartError."""
+    if not default:
+        return
+    if not os.path.lexists(folder):
+        os.makedirs(folder, 0o755 if os.geteuid() == 0 else 0o700)
+    found = os.lstat(folder)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (0, os.geteuid()):
+        raise StartError("%s: no folder of this user" % folder)
+    private = os.path.basename(folder) == "distcc_lm-%d" % os.geteuid()
+    if private and (found.st_uid != os.geteuid() or found.st_mode & 0o077):
+        raise StartError("%s: must be this user's alone (mode 0700)" % folder)
+
+
+class Doors:
+    """The listening sockets: TCP for jobs and UDP for reports at each --listen, an ear for broadcasts, and the unix
+    socket."""
 
     def __init__(self, config):
-        """`config`: the parsed options. Raises StartError, ContainmentError."""
         self.config = config
-        self.started = time.monotonic()
-        self.lock = self.unix = self.spawner = self.server = None
-        self.box = Box(config.procfs, config.tmpdir)
-        slots = config.slots or self.box.cores
-        settings = SpawnSettings(config.user, config.nice, config.job_timeout, config.contain, config.tmpdir,
-                                 [os.fsencode(folder) for folder in config.compilers], config.max_job_mb << 20)
-        if config.allow:
-            self.spawner = Spawner.start(settings)  # before any socket or thread exists
-        self.loop = Loop(config.log_level, config.log_file)
-        self.instance = os.urandom(INSTANCE_BYTES)
-        self.statistics = self.load_state()
-        self.scheduler = Scheduler(self.statistics, slots, self.box.cores, random.Random())
-        self.admission = Admission(slots)
-        self.neighbours = Neighbours(self.box.boot, self.instance)
-        self.trust = Trust(config.allow, config.use)
-        self.reports = Reports(self.loop, self.scheduler, self.trust, self.neighbours, self.make_load)
-        self.asker = Asker(self.loop, self.scheduler, self.instance)
-        self.hub = Hub(self.loop, self.scheduler, self.answer)
-        self.resolver = Resolver(self.loop, self.resolved)
-        self.draining = self.stopping = False
-        self.stop_at = None
-        self.settling = False
-        self.listeners = []
-        try:
-            self.open_sockets()
-            self.open_unix_socket()
-        except BaseException:
-            self.close()
-            raise
-        self.view = View(self.scheduler, self.admission, self.server, self.reports, self.facts, self.set_draining)
-        self.add_hosts()
-        self.set_timers()
+        self.tcp, self.udp, self.ears = [], [], []
+        self.bound = []                             # Endpoints, with the ports that 0 became
+        self.unix = self.lock = self.unix_inode = None
 
-    # -- sockets
-
-    def open_sockets(self):
-        """TCP for jobs where --allow is given, UDP for load reports, at each --listen."""
+    def open(self, serving):
+        """Raises StartError."""
         for endpoint in self.config.listen:
             for attempt in range(20):               # port 0: the port that TCP got may be taken for UDP
-                port = self.open_pair(endpoint, last=attempt == 19 or endpoint[1] != 0)
+                port = self.open_pair(endpoint, serving, last=attempt == 19 or endpoint[1] != 0)
                 if port:
+                    self.bound.append(Endpoint((endpoint[0], port)))
                     break
-            self.listeners.append(Endpoint((endpoint[0], port)))
-        self.address = str(self.listeners[0])
-        if self.spawner:
-            offer = Offer(self.config.compilers, self.spawner.may_clang, self.loop.log)
-            if not offer.by_name:
-                self.loop.log("warning", "no compiler found to offer")
-            self.server = JobServer(self.loop, self.admission, self.spawner, offer, self.trust.serves,
-                                    self.config.max_job_mb << 20)
-            self.server.area_at = self.loop.now()
-            self.server.on_change = self.slots_changed
-            self.loop.watch(self.spawner, selectors.EVENT_READ, self.server.on_spawner)
-            for sock in self.tcp:
-                self.loop.watch(sock, selectors.EVENT_READ, lambda _, sock=sock: self.server.accept(sock))
         if self.config.broadcast:
-            self.open_broadcast()
-        for sock in self.reports.listeners:
-            self.loop.watch(sock, selectors.EVENT_READ, lambda _, sock=sock: self.reports.on_readable(sock))
+            self.open_ear(self.config.broadcast, self.bound[0][1])
+        self.open_unix()
 
-    def open_pair(self, endpoint, last):
+    def open_pair(self, endpoint, serving, last):
         """Bind TCP and UDP to one port; the port, or 0 where UDP's was taken and another is to be tried."""
         family = socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET
         port, tcp, udp = endpoint[1], None, None
         try:
-            if self.spawner:
+            if serving:
                 tcp = socket.socket(family, socket.SOCK_STREAM)
                 tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 tcp.bind((endpoint[0], port))
@@ -5638,47 +5608,38 @@ class Daemon:
             if not last and error.errno == errno.EADDRINUSE:
                 return 0
             raise StartError("--listen %s: %s" % (endpoint, error.strerror)) from None
-        self.tcp = getattr(self, "tcp", []) + ([tcp] if tcp else [])
-        self.reports.sockets.append(udp)
-        self.reports.listeners.append(udp)
+        self.tcp += [tcp] if tcp else []
+        self.udp.append(udp)
         return udp.getsockname()[1]
 
-    def open_broadcast(self):
-        """Send to --broadcast; hear it on a socket of its own where --listen names one address."""
-        address, port = self.config.broadcast, self.listeners[0][1]
-        for sock in self.reports.sockets:
-            if sock.family == socket.AF_INET:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-                self.reports.broadcast.append((sock, (address, port)))
-        if self.listeners[0][0] != "0.0.0.0":
-            ear = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            ear.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            ear.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-            try:
-                ear.bind((address, port))
-            except OSError as error:
-                ear.close()
-                raise StartError("--broadcast %s: %s" % (address, error.strerror)) from None
-            ear.setblocking(False)
-            self.reports.listeners.append(ear)
+    def open_ear(self, address, port):
+        """A socket that hears broadcasts, where --listen names one address."""
+        for sock in self.udp:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        if self.bound[0][0] == "0.0.0.0":
+            return
+        ear = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        ear.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        ear.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        try:
+            ear.bind((address, port))
+        except OSError as error:
+            ear.close()
+            raise StartError("--broadcast %s: %s" % (address, error.strerror)) from None
+        ear.setblocking(False)
+        self.ears.append(ear)
 
-    def open_unix_socket(self):
+    def open_unix(self):
+        """The lock beside it tells a live daemon's socket from a stale one."""
         path = self.config.socket
         folder = os.path.dirname(path) or "."
         try:
             prepare_socket_folder(folder, path == default_sockets(os.geteuid(), os.environ)[0])
-            self.lock = open(path + ".lock", "ab")
-            import fcntl
-            try:
-                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self.lock.close()
-                self.lock = None
-                raise StartError("--socket %s: another daemon serves it" % path) from None
+            self.take_lock(path)
             if os.path.lexists(path):
                 if not stat.S_ISSOCK(os.lstat(path).st_mode):
                     raise StartError("--socket %s: exists and is no socket" % path)
-                os.unlink(path)                     # a stale one: we hold the lock
+                os.unlink(path)
             self.unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             old = os.umask(0o177)
             try:
@@ -5693,15 +5654,65 @@ class Daemon:
             self.unix.setblocking(False)
         except OSError as error:
             raise StartError("--socket %s: %s" % (path, error.strerror)) from None
-        self.loop.watch(self.unix, selectors.EVENT_READ, lambda _: self.hub.accept(self.unix))
 
-    # -- hosts
+    def take_lock(self, path):
+        lock = open(path + ".lock", "ab")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise StartError("--socket %s: another daemon serves it" % path) from None
+        self.lock = lock
 
-    def add_hosts(self):
+    def close_unix(self):
+        """Close it, and remove its name if that is still ours."""
+        if self.unix is None:
+            return
+        self.unix.close()
+        self.unix = None
+        try:
+            if os.lstat(self.config.socket).st_ino == self.unix_inode:
+                os.unlink(self.config.socket)
+        except OSError:
+            pass
+
+    def close(self):
+        self.close_unix()
+        for sock in self.tcp + self.udp + self.ears:
+            sock.close()
+        if self.lock:
+            self.lock.close()
+
+
+def find_host_list(environ):
+    """(text, where it stood) as distcc searches: DISTCC_HOSTS, then the user's file, then the system's. ("", "") if
+    none."""
+    if "DISTCC_HOSTS" in environ:
+        return environ["DISTCC_HOSTS"], "DISTCC_HOSTS"
+    folder = environ.get("DISTCC_DIR") or os.path.expanduser("~/.distcc")
+    for path in (os.path.join(folder, "hosts"), "/etc/distcc/hosts"):
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                return file.read(), path
+        except OSError:
+            continue
+    return "", ""
+
+
+class Directory:
+    """The hosts that the options name: --peer and --hosts; names are resolved again while their host is away."""
+
+    def __init__(self, config, loop, hosts, trust):
+        self.config, self.loop, self.hosts, self.trust = config, loop, hosts, trust
+        self.resolver = Resolver(loop, self.resolved)
+
+    def load(self):
+        """Add what is not known yet. Raises StartError."""
         for endpoint in self.config.peer:
-            self.add_host(Host(str(endpoint), str(endpoint), "peer", endpoint))
+            if str(endpoint) not in self.hosts:
+                self.add_host(Host(str(endpoint), str(endpoint), "peer", endpoint))
         for entry in self.read_host_list():
-            if str(entry.endpoint) not in self.scheduler.hosts:
+            if str(entry.endpoint) not in self.hosts:
                 self.add_host(Host(str(entry.endpoint), str(entry.endpoint), "distccd", entry.endpoint, entry.slots))
 
     def read_host_list(self):
@@ -5720,7 +5731,7 @@ class Daemon:
         return entries
 
     def add_host(self, host):
-        self.scheduler.hosts[host.key] = host
+        self.hosts[host.key] = host
         try:
             address = plain_address(str(ipaddress.ip_address(host.endpoint[0].partition("%")[0])))
             self.set_address(host, address)
@@ -5729,12 +5740,18 @@ class Daemon:
             self.resolver.ask(host.endpoint[0])
 
     def set_address(self, host, address):
+        """From here on jobs go to this address and reports are believed from it; a second entry for it is dropped."""
+        endpoint = Endpoint((address, host.endpoint[1]))
+        if self.trust.peers.get(endpoint, host.key) != host.key:
+            self.loop.log("warning", "%s is listed already, as %s" % (host.name, self.trust.peers[endpoint]))
+            del self.hosts[host.key]
+            return
         self.trust.peers = {e: key for e, key in self.trust.peers.items() if key != host.key}
         host.address = address
-        self.trust.peers[Endpoint((address, host.endpoint[1]))] = host.key
+        self.trust.peers[endpoint] = host.key
 
     def resolved(self, name, addresses):
-        for host in self.scheduler.hosts.values():
+        for host in list(self.hosts.values()):
             if host.endpoint[0] == name:
                 if addresses and host.address not in addresses:
                     self.set_address(host, addresses[0])
@@ -5742,50 +5759,180 @@ class Daemon:
                     self.loop.log("warning", "%s: no such host is known" % name)
 
     def resolve_again(self, now):
-        for host in self.scheduler.hosts.values():
+        for host in self.hosts.values():
             named = host.endpoint[0] != host.address
             if named and (not host.address or host.failures or host.kind == "peer" and host.silent(now)):
                 self.resolver.ask(host.endpoint[0])
 
-    # -- time
 
-    def set_timers(self):
-        every = self.loop.every
-        every(CAPACITY_INTERVAL_S, self.measure)
-        every(CAPACITY_INTERVAL_S, self.scheduler.tick)
-        every(0.5, self.sweep)
-        every(PING_INTERVAL_S, lambda _: self.hub.ping())
-        every(30.0, self.resolve_again)
-        every(STATE_SAVE_S, lambda _: self.save_state())
-        every(5.0, lambda _: self.check())
-        if self.server:
-            every(IDENTITY_CHECK_S, self.look_at_compilers)
-        self.loop.settle = self.settle
-        self.loop.on_no_descriptors = self.shed
-        self.spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        self.measure(self.loop.now())
+def default_state_path(endpoint):
+    name = "%s_%d.state" % (endpoint[0].replace(":", "."), endpoint[1])
+    if os.geteuid() == 0:
+        return os.path.join("/var/lib/distcc_lm", name)
+    return os.path.expanduser(os.path.join("~/.local/state/distcc_lm", name))
+
+
+def load_state(path, log):
+    """The Statistics kept at `path`; new ones, and a warning, where that is damaged."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return Statistics.from_dict(json.load(file))
+    except FileNotFoundError:
+        return Statistics()
+    except (OSError, ValueError, RecursionError) as error:
+        log("warning", "--state %s: %s: learning anew" % (path, error))
+        return Statistics()
+
+
+def save_state(path, statistics, log):
+    """By rename, so that a crash leaves the old or the new one."""
+    try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        with open(path + ".new", "w", encoding="utf-8") as file:
+            json.dump(statistics.to_dict(), file)
+        os.replace(path + ".new", path)
+    except OSError as error:
+        log("warning", "--state %s: %s" % (path, error.strerror))
+
+
+class Station:
+    """This box as a host: what it has free, and what it reports of itself."""
+
+    def __init__(self, config, box, scheduler, admission, neighbours, spawner):
+        self.config, self.box, self.scheduler, self.admission = config, box, scheduler, admission
+        self.neighbours, self.spawner = neighbours, spawner
+        self.server, self.port = None, 0            # of a daemon that serves
+        self.draining = False
+        self.available_kb = None
 
     def measure(self, now):
-        """Take in foreign load, memory and disk, and let Admission say how many slots that makes."""
+        """Take in foreign load, memory and disk; Admission says how many slots that makes."""
         kin = sum(self.neighbours.running(now).values())
         scheduler = self.scheduler
         scheduler.kin_running = kin + len(self.admission.holders)
         own = kin + len(self.server.running if self.server else ()) + len(scheduler.locals.holders) + len(
             scheduler.turns.holders)
         foreign = self.box.measure(own, now)
-        available = self.box.memory_available_kb()
-        available_mb = available >> 10 if available is not None else 1 << 20
-        refusal = None
-        if self.draining:
-            refusal = "draining"
-        elif available_mb < self.config.min_memory:
-            refusal = "memory"
-        elif self.spawner and self.box.disk_short():
-            refusal = "disk"
-        self.admission.measure(self.box.cores, foreign, available_mb, self.config.min_memory, refusal, now)
-        self.available_kb = available
+        self.available_kb = self.box.memory_available_kb()
+        available_mb = self.available_kb >> 10 if self.available_kb is not None else 1 << 20
+        self.admission.measure(self.box.cores, foreign, available_mb, self.config.min_memory,
+                               self.refusal(available_mb), now)
         if self.server:
             self.server.grant_next()
+
+    def refusal(self, available_mb):
+        """The name of what forbids new jobs now, or None."""
+        if self.draining:
+            return "draining"
+        if available_mb < self.config.min_memory:
+            return "memory"
+        return "disk" if self.spawner and self.box.disk_short() else None
+
+    def running(self):
+        """Jobs on this box as others should see them: served, local, and preprocessing where none are served."""
+        busy = len(self.admission.holders) + len(self.scheduler.locals.holders)
+        return busy if self.server else busy + len(self.scheduler.turns.holders)
+
+    def state(self):
+        if self.admission.refusal:
+            return STATE_DRAINING if self.admission.refusal == "draining" else STATE_SHORT
+        return STATE_BUSY if self.running() >= self.admission.slots else STATE_UP
+
+    def capabilities(self):
+        if not self.spawner:
+            return 0
+        contained = {"landlock": CAN_LANDLOCK, "user": CAN_USER}.get(self.spawner.containment, 0)
+        return contained | (CAN_DIRECTIVES if self.spawner.may_directives_only else 0)
+
+    def load(self):
+        """The report, but for what Reports adds to it."""
+        admission, figures = self.admission, self.scheduler.statistics.host("local")
+        return Load(instance=self.neighbours.instance, boot=self.box.boot, port=self.port, cores=self.box.cores,
+                    slots=admission.slots, running=self.running(), waiting=len(admission.parked),
+                    foreign=admission.foreign, memory_mb=(self.available_kb or 0) >> 10, state=self.state(),
+                    capabilities=self.capabilities(), interval_ms=REPORT_INTERVAL_S * 1000, kb_sum=figures.kb_sum,
+                    cpu_ms_sum=figures.cpu_sum * 1e3, counted=admission.counted,
+                    identities=list(self.server.offer.by_identity) if self.server else [])
+
+
+class Daemon:
+    """Puts the parts together, and carries out what the scheduler decides."""
+
+    def __init__(self, config):
+        """`config`: the parsed options. Raises StartError, ContainmentError."""
+        self.config = config
+        self.started = time.monotonic()
+        self.spawner = self.server = self.view = None
+        self.box = Box(config.procfs, config.tmpdir)
+        slots = config.slots or self.box.cores
+        settings = SpawnSettings(config.user, config.nice, config.job_timeout, config.contain, config.tmpdir,
+                                 [os.fsencode(folder) for folder in config.compilers], config.max_job_mb << 20)
+        if config.allow:
+            self.spawner = Spawner.start(settings)  # before any socket or thread exists
+        self.loop = Loop(config.log_level, config.log_file)
+        self.instance = os.urandom(INSTANCE_BYTES)
+        self.statistics = load_state(config.state, self.loop.log)
+        self.scheduler = Scheduler(self.statistics, slots, self.box.cores, random.Random())
+        self.admission = Admission(slots)
+        self.neighbours = Neighbours(self.box.boot, self.instance)
+        self.trust = Trust(config.allow, config.use)
+        self.station = Station(config, self.box, self.scheduler, self.admission, self.neighbours, self.spawner)
+        self.reports = Reports(self.loop, self.scheduler, self.trust, self.neighbours, self.station.load)
+        self.asker = Asker(self.loop, self.scheduler, self.instance)
+        self.hub = Hub(self.loop, self.scheduler, self.answer)
+        self.directory = Directory(config, self.loop, self.scheduler.hosts, self.trust)
+        self.doors = Doors(config)
+        self.stopping = self.settling = False
+        self.stop_at = None
+        try:
+            self.doors.open(serving=bool(self.spawner))
+            self.directory.load()
+        except BaseException:
+            self.close()
+            raise
+        self.open_for_business()
+        self.view = View(self.scheduler, self.admission, self.server, self.reports, self.facts, self.set_draining)
+        self.set_timers()
+
+    def open_for_business(self):
+        """Put the open sockets into the loop."""
+        doors, watch, reading = self.doors, self.loop.watch, selectors.EVENT_READ
+        if self.spawner:
+            offer = Offer(self.config.compilers, self.spawner.may_clang, self.loop.log)
+            if not offer.by_name:
+                self.loop.log("warning", "no compiler found to offer")
+            self.server = JobServer(self.loop, self.admission, self.spawner, offer, self.trust.serves,
+                                    self.config.max_job_mb << 20)
+            self.server.on_change = self.slots_changed
+            self.station.server, self.station.port = self.server, doors.bound[0][1]
+            watch(self.spawner, reading, self.server.on_spawner)
+            for sock in doors.tcp:
+                watch(sock, reading, lambda _, sock=sock: self.server.accept(sock))
+        self.reports.sockets = doors.udp
+        if self.config.broadcast:
+            to = (self.config.broadcast, doors.bound[0][1])
+            self.reports.broadcast = [(sock, to) for sock in doors.udp if sock.family == socket.AF_INET]
+        for sock in doors.udp + doors.ears:
+            watch(sock, reading, lambda _, sock=sock: self.reports.on_readable(sock))
+        watch(doors.unix, reading, lambda _: self.hub.accept(doors.unix))
+
+    # -- time
+
+    def set_timers(self):
+        every = self.loop.every
+        every(CAPACITY_INTERVAL_S, self.station.measure)
+        every(CAPACITY_INTERVAL_S, self.scheduler.tick)
+        every(0.5, self.sweep)
+        every(PING_INTERVAL_S, lambda _: self.hub.ping())
+        every(30.0, self.directory.resolve_again)
+        every(STATE_SAVE_S, lambda _: save_state(self.config.state, self.statistics, self.loop.log))
+        every(5.0, lambda _: self.check())
+        if self.server:
+            every(IDENTITY_CHECK_S, self.look_at_compilers)
+        self.loop.settle = self.settle
+        self.loop.on_no_descriptors = self.shed
+        self.spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        self.station.measure(self.loop.now())
 
     def sweep(self, now):
         self.asker.sweep(now)
@@ -5798,33 +5945,12 @@ class Daemon:
             self.loop.log("info", "compilers looked at again: one was exchanged")
             self.reports.next_at = now
 
-    def slots_changed(self):
-        if not self.draining:
-            self.server.grant_next()
-        self.reports.changed(self.running(), self.box.cores, self.loop.now())
-
-    def running(self):
-        """Jobs on this box as others should see them: served, local, and preprocessing where none are served."""
-        busy = len(self.admission.holders) + len(self.scheduler.locals.holders)
-        return busy if self.server else busy + len(self.scheduler.turns.holders)
-
-    def make_load(self):
-        admission = self.admission
-        state = STATE_DRAINING if admission.refusal == "draining" else STATE_SHORT if admission.refusal else (
-            STATE_BUSY if self.running() >= admission.slots else STATE_UP)
-        capabilities = 0
-        if self.spawner:
-            capabilities = (CAN_DIRECTIVES if self.spawner.may_directives_only else 0) | {
-                "landlock": CAN_LANDLOCK, "user": CAN_USER}.get(self.spawner.containment, 0)
-        figures = self.statistics.host("local")
-        return Load(instance=self.instance, boot=self.box.boot, port=self.listeners[0][1] if self.server else 0,
-                    cores=self.box.cores, slots=admission.slots, running=self.running(), waiting=len(admission.parked),
-                    foreign=admission.foreign, memory_mb=(self.available_kb or 0) >> 10, state=state,
-                    capabilities=capabilities, interval_ms=REPORT_INTERVAL_S * 1000, kb_sum=figures.kb_sum,
-                    cpu_ms_sum=figures.cpu_sum * 1e3, counted=admission.counted,
-                    identities=list(self.server.offer.by_identity) if self.server else [])
-
     # -- decisions
+
+    def slots_changed(self):
+        """The server has taken or given back a slot."""
+        self.server.grant_next()
+        self.reports.changed(self.station.running(), self.box.cores, self.loop.now())
 
     def settle(self):
         """Carry out what the scheduler wants until it wants nothing more."""
@@ -5859,19 +5985,26 @@ class Daemon:
         return self.view.answer(command, arguments, uid, self.loop.now())
 
     def facts(self):
-        return {"daemon": {"address": self.address, "socket": self.config.socket, "pid": os.getpid(),
+        return {"daemon": {"address": str(self.doors.bound[0]), "socket": self.config.socket, "pid": os.getpid(),
                            "uptime_s": round(time.monotonic() - self.started, 1),
                            "accepting": bool(self.server) and not self.admission.refusal,
                            "client_start": client_start()},
-                "memory_available_kb": self.available_kb,
+                "memory_available_kb": self.station.available_kb,
                 "contained": self.spawner.containment if self.spawner else None}
+
+    def reload_hosts(self):
+        """SIGHUP: hosts that the list has gained are used; nothing that works is touched."""
+        try:
+            self.directory.load()
+        except StartError as error:
+            self.loop.log("warning", str(error))
 
     # -- ends
 
     def set_draining(self, on):
-        self.draining = on
+        self.station.draining = on
         self.loop.log("info", "draining" if on else "taking jobs again")
-        self.measure(self.loop.now())
+        self.station.measure(self.loop.now())
         self.reports.next_at = self.loop.now()
 
     def shed(self):
@@ -5883,10 +6016,10 @@ class Daemon:
             if idle:
                 min(idle, key=lambda c: c.deadline).end("", "")
         os.close(self.spare)
-        for listener in [self.unix] + (self.tcp if self.server else []):
+        for listener in [self.doors.unix] + self.doors.tcp:
             try:
                 listener.accept()[0].close()
-            except OSError:
+            except (OSError, AttributeError):       # nobody waits there; or it is closed already
                 continue
         self.spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
 
@@ -5903,8 +6036,8 @@ class Daemon:
         """Until told to stop. Exit status."""
         loop, reports = self.loop, self.reports
         loop.log("info", "serving on %s, socket %s, %d slots" % (
-            self.address if self.server else self.address + " (load reports only)", self.config.socket,
-            self.scheduler.slots))
+            " and ".join(map(str, self.doors.bound)) + ("" if self.server else " (load reports only)"),
+            self.config.socket, self.scheduler.slots))
         notify_manager(b"READY=1")
         try:
             while not (self.stopping and self.may_end()):
@@ -5938,7 +6071,8 @@ class Daemon:
         self.stopping, self.stop_at = True, self.loop.now() + DRAIN_LIMIT_S
         notify_manager(b"STOPPING=1")
         self.set_draining(True)
-        self.close_unix_socket()
+        self.loop.unwatch(self.doors.unix)
+        self.doors.close_unix()
         for session in list(self.hub.sessions):
             if session.job is None or session.job.state != "remote":
                 session.end()
@@ -5948,92 +6082,19 @@ class Daemon:
         busy = self.admission.holders or self.server and any(c.state == "replying" for c in self.server.connections)
         return not busy or self.loop.now() >= self.stop_at
 
-    def close_unix_socket(self):
-        if self.unix is None:
-            return
-        self.loop.unwatch(self.unix)
-        self.unix.close()
-        self.unix = None
-        try:
-            if os.lstat(self.config.socket).st_ino == self.unix_inode:
-                os.unlink(self.config.socket)
-        except OSError:
-            pass
-
     def close(self):
         """Give everything back."""
-        self.close_unix_socket()
-        if self.server:
-            self.server.close_all()
-        self.hub.close_all()
+        if self.view:
+            if self.doors.unix:
+                self.loop.unwatch(self.doors.unix)
+            if self.server:
+                self.server.close_all()
+            self.hub.close_all()
+            self.check()
+            save_state(self.config.state, self.statistics, self.loop.log)
         if self.spawner:
             self.spawner.stop()
-        if hasattr(self, "view"):
-            self.check()
-            self.save_state()
-        if self.lock:
-            self.lock.close()
-
-    # -- state
-
-    def load_state(self):
-        path = self.config.state
-        try:
-            with open(path, encoding="utf-8") as file:
-                return Statistics.from_dict(json.load(file))
-        except FileNotFoundError:
-            return Statistics()
-        except (OSError, ValueError) as error:
-            self.loop.log("warning", "--state %s: %s: learning anew" % (path, error))
-            return Statistics()
-
-    def save_state(self):
-        """By rename, so that a crash leaves the old or the new one."""
-        path = self.config.state
-        try:
-            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-            with open(path + ".new", "w", encoding="utf-8") as file:
-                json.dump(self.statistics.to_dict(), file)
-            os.replace(path + ".new", path)
-        except OSError as error:
-            self.loop.log("warning", "--state %s: %s" % (path, error.strerror))
-
-
-def prepare_socket_folder(folder, default):
-    """Make it where it is a default one; under the temp dir it must be one's own, 0700 and no link. Raises
-    StartError."""
-    if not default:
-        return
-    if not os.path.lexists(folder):
-        os.makedirs(folder, 0o755 if os.geteuid() == 0 else 0o700)
-    found = os.lstat(folder)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (0, os.geteuid()):
-        raise StartError("%s: no folder of this user" % folder)
-    private = os.path.basename(folder) == "distcc_lm-%d" % os.geteuid()
-    if private and (found.st_uid != os.geteuid() or found.st_mode & 0o077):
-        raise StartError("%s: must be this user's alone (mode 0700)" % folder)
-
-
-def find_host_list(environ):
-    """(text, where it stood) as distcc searches: DISTCC_HOSTS, then the user's file, then the system's. ("", "") if
-    none."""
-    if "DISTCC_HOSTS" in environ:
-        return environ["DISTCC_HOSTS"], "DISTCC_HOSTS"
-    folder = environ.get("DISTCC_DIR") or os.path.expanduser("~/.distcc")
-    for path in (os.path.join(folder, "hosts"), "/etc/distcc/hosts"):
-        try:
-            with open(path, encoding="utf-8", errors="replace") as file:
-                return file.read(), path
-        except OSError:
-            continue
-    return "", ""
-
-
-def default_state_path(endpoint):
-    name = "%s_%d.state" % (endpoint[0].replace(":", "."), endpoint[1])
-    if os.geteuid() == 0:
-        return os.path.join("/var/lib/distcc_lm", name)
-    return os.path.expanduser(os.path.join("~/.local/state/distcc_lm", name))
+        self.doors.close()
 
 
 def client_start():
@@ -6084,7 +6145,7 @@ def watch_signals(daemon):
         for number in ours.recv(64):
             if number == signal.SIGHUP:
                 daemon.loop.reopen_log()
-                daemon.reload()
+                daemon.reload_hosts()
             else:
                 daemon.begin_stop()
     daemon.loop.watch(ours, selectors.EVENT_READ, on_readable)
@@ -6173,8 +6234,7 @@ def end_detaching(report, logs_to_file):
 # the farm ends in the plain compile, by exec.
 
 MEMFD = hasattr(posix, "memfd_create")
-SIGNAL_NUMBERS = {"SIGHUP": 1, "SIGINT": 2, "SIGTERM": 15}
-IGNORED_BY_PYTHON = [13] + ([25] if sys.platform != "win32" else [])      # SIGPIPE, SIGXFSZ: exec would hand them on
+IGNORED_BY_PYTHON = [13, 25]        # SIGPIPE, SIGXFSZ: exec would hand that on
 
 
 class Interrupted(BaseException):
@@ -6241,6 +6301,17 @@ class DaemonLink:
             raise DaemonGone("%s: served by another user" % path)
         self.decoder, self.passed, self.backlog = Decoder(decode_fields()), -1, b""
         self.patience = HELLO_TIMEOUT_S
+
+    @classmethod
+    def find(cls, paths):
+        """The first that answers. Raises DaemonGone."""
+        trouble = []
+        for path in paths:
+            try:
+                return cls(path)
+            except (DaemonGone, OSError) as error:
+                trouble.append(str(error))
+        raise DaemonGone("; ".join(trouble))
 
     def trusted(self, path):
         """The daemon must be root's, one's own, or the owner's of a root-made /run/distcc_lm: it gets to see the
@@ -6342,6 +6413,23 @@ class JobSocket:
             return
         if message is not None:
             raise CalledOff(*message)
+
+    def exchange(self, argv, source_fd, size):
+        """Send the job; the Reply, up to the object. Raises HostFailed."""
+        self.send(encode_job(argv, size), source_fd, size)
+        reply = self.decode(decode_reply())
+        if reply.refusal:
+            raise HostFailed(*reply.refusal)
+        return reply
+
+    def receive(self, fd, size):
+        """The object, into a file as it comes. Raises HostFailed, and OSError of the file."""
+        while size:
+            data = self.read(min(size, 1 << 18))
+            if not data:
+                raise HostFailed("stalled", "a short object")
+            write_all(fd, data)
+            size -= len(data)
 
     def send(self, header, source_fd, size):
         """The request: header, then the source from its file, by sendfile."""
@@ -6448,21 +6536,43 @@ def regular_or_absent(path):
         return True
 
 
-class Client:
-    """One `cc` run. run() returns an exit status, or does not return at all (exec)."""
+class Signals:
+    """SIGHUP, SIGINT and SIGTERM raise Interrupted in the client, unless its caller had them ignored."""
 
-    def __init__(self, words, environ, masquerade):
+    def __init__(self):
+        import _signal                              # signal.py would cost 2 ms more
+        self.module, self.caught = _signal, []
+
+        def interrupt(number, _frame):
+            raise Interrupted(number)
+        for number in (1, 2, 15):
+            if _signal.getsignal(number) != _signal.SIG_IGN:
+                _signal.signal(number, interrupt)
+                self.caught.append(number)
+
+    def restore(self):
+        """As a compiler would have them: what Python ignores and exec would hand on, too."""
+        for number in self.caught + IGNORED_BY_PYTHON:
+            self.module.signal(number, self.module.SIG_DFL)
+
+    def die(self, number):
+        """End this process by a signal, for whoever waits for it."""
+        try:
+            self.module.signal(number, self.module.SIG_DFL)
+        except (OSError, ValueError):               # SIGKILL
+            pass
+        posix.kill(posix.getpid(), number)
+        return 128 + number
+
+
+class Invocation:
+    """The compiler command as it was given: which program it means, and how it is run here."""
+
+    def __init__(self, words, environ, masquerade, signals):
         self.words, self.environ = words, environ           # words[0] names the compiler; environ: {bytes: bytes}
-        self.masquerade = masquerade
+        self.masquerade, self.signals = masquerade, signals
         self.program = ""                                   # path of the compiler
-        self.real = ""                                      # what its links end in
-        self.cxx = False
-        self.command = None
-        self.link = None
-        self.text_fd = self.depend_fd = -1
-        self.text_size = self.preprocess_ms = 0
-        self.mode = MODE_NAMES[MODE_PLAIN]
-        self.outputs = []                                   # NewFiles to discard on any failure
+        self.family, self.cxx = None, False
 
     def variable(self, name):
         value = self.environ.get(name.encode())
@@ -6470,12 +6580,18 @@ class Client:
 
     def say(self, text):
         if self.environ.get(b"DISTCC_LM_VERBOSE") == b"1":
+            self.complain(text)
+
+    def complain(self, text):
+        try:
             write_all(2, encode_system("distcc_lm: %s\n" % text))
+        except OSError:
+            pass
 
-    # -- the compiler
+    # -- which program
 
-    def find_compiler(self):
-        """Path of words[0], looked up on PATH; links to this very file are skipped. False: there is none."""
+    def find(self):
+        """Look the compiler up on PATH, passing over links to this very file. False: there is none."""
         name = self.words[0]
         if "/" in name:
             self.program = name
@@ -6492,92 +6608,206 @@ class Client:
                 elif found.st_mode & 0o170000 == 0o100000 and posix.access(path, posix.X_OK):
                     self.program = path
                     break
-        self.real = real_path(self.program)
+        self.know_family()
         return bool(self.program)
 
-    def compiler_key(self):
+    def know_family(self):
+        """By what the links end in, since cc may be gcc or clang; by the name called whether clang means C++."""
+        called, real = (family_of(path.rpartition("/")[2]) for path in (self.words[0], real_path(self.program)))
+        if real:
+            self.family, self.cxx = real[0], real[1] or bool(called and called[1])
+
+    def key(self):
+        """What the daemon remembers the compiler's identity by."""
         found = posix.stat(self.program)
         return "%s %d %d %d %d" % (self.program, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
     def identity(self):
         """Hex of the compiler's identity, "" where it is a script or does not answer."""
-        with_head = posix.open(self.program, posix.O_RDONLY | posix.O_CLOEXEC)
-        head = posix.read(with_head, 2)
-        posix.close(with_head)
+        fd = posix.open(self.program, posix.O_RDONLY | posix.O_CLOEXEC)
+        head = posix.read(fd, 2)
+        posix.close(fd)
         text = self.output_of([self.program, "-v"]) if head != b"#!" else b""
         if not text:
             return ""
         assembler = b""
-        if self.command.family == "gcc":
+        if self.family == "gcc":
             name = self.output_of([self.program, "-print-prog-name=as"]).strip()
             path = name.decode(sys.getfilesystemencoding(), "surrogateescape")
-            assembler = self.output_of([path, "--version"]) if path else b""
+            assembler = self.output_of([path if "/" in path else "/usr/bin/" + path, "--version"])
         return identity_of(text, assembler, self.cxx).hex()
 
     def output_of(self, argv):
         """Both streams of a program under LC_ALL=C; b"" where it fails."""
         fd = scratch_file("version")
         try:
-            status = self.spawn(argv, dict(self.environ, LC_ALL="C"), [(posix.POSIX_SPAWN_DUP2, fd, 1),
-                                                                      (posix.POSIX_SPAWN_DUP2, fd, 2)])
+            status = self.spawn(argv, {**self.environ, b"LC_ALL": b"C"}, [fd, fd])
             return read_all(fd, posix.fstat(fd).st_size) if status == 0 else b""
         except OSError:
             return b""
         finally:
             posix.close(fd)
 
-    def spawn(self, argv, environ, file_actions):
-        """Run a program and wait for it; its wait status."""
-        path = argv[0] if "/" in argv[0] else "/usr/bin/" + argv[0]
-        pid = posix.posix_spawn(path, argv, environ, file_actions=file_actions, setsigdef=IGNORED_BY_PYTHON)
+    def sockets(self):
+        """Where to look for the daemon."""
+        named = self.variable("DISTCC_LM_SOCKET")
+        if named:
+            return [named]
+        return default_sockets(posix.getuid(), {name: self.variable(name) for name in ("XDG_RUNTIME_DIR", "TMPDIR")})
+
+    # -- running it
+
+    def argv(self):
+        name = self.program if self.masquerade and "/" not in self.words[0] else self.words[0]
+        return [name, *self.words[1:]]
+
+    def spawn(self, argv, environ, streams=()):
+        """Run a program to its end; its wait status. streams: descriptors for its stdout and stderr."""
+        actions = [(posix.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(streams, 1)]
+        path = self.program if argv[0] == self.words[0] else argv[0]
+        pid = posix.posix_spawn(path, argv, environ, file_actions=actions, setsigdef=IGNORED_BY_PYTHON)
         return posix.waitpid(pid, 0)[1]
 
-    # -- local
-
-    def run_here(self):
-        """Become the compiler."""
-        import _signal
-        for number in IGNORED_BY_PYTHON:
-            _signal.signal(number, _signal.SIG_DFL)
-        argv = list(self.words)
-        if self.masquerade and "/" not in argv[0]:
-            argv[0] = self.program
+    def become(self):
+        """exec the compiler. Returns an exit status only where that fails."""
+        self.signals.restore()
         try:
-            posix.execve(self.program, argv, self.environ)
+            posix.execve(self.program, self.argv(), self.environ)
         except OSError as error:
-            write_all(2, encode_system("distcc_lm: %s: %s\n" % (self.program or self.words[0], error.strerror)))
+            self.complain("%s: %s" % (self.program or self.words[0], error.strerror))
             return 127 if error.errno == 2 else 126
 
-    def run_here_and_tell(self):
-        """Compile locally as a child, for an outcome that the daemon wants to know or because it cannot watch this
-        process."""
-        for number in self.held_signals:                    # ^C goes to the compiler, too: its end is waited for
-            self.signal(number, self.default_action)
-        argv = list(self.words)
-        if self.masquerade and "/" not in argv[0]:
-            argv[0] = self.program
-        pid = posix.posix_spawn(self.program, argv, self.environ, setsigdef=IGNORED_BY_PYTHON)
-        status = posix.waitpid(pid, 0)[1]
-        if self.link:
-            try:
-                self.link.send(b"DONE", b"local-failed" if status else b"local-ok")
-            except DaemonGone:
-                pass
-        return status
+    def run_to_end(self):
+        """The compiler as a child; its wait status."""
+        self.signals.restore()                              # ^C goes to it, too
+        try:
+            return self.spawn(self.argv(), self.environ)
+        except OSError as error:
+            self.complain("%s: %s" % (self.program, error.strerror))
+            return 126 << 8
+
+
+class SourceText:
+    """Stage 1: the preprocessed source, in memory, and the dependencies that go with it."""
+
+    def __init__(self, invocation, command):
+        self.invocation, self.command = invocation, command
+        self.fd = self.depend_fd = -1
+        self.size = self.milliseconds = 0
+        self.mode = MODE_NAMES[MODE_PLAIN]
+
+    def make(self, mode):
+        """Fill it, once. The name of a reason where the compile must stay here, else None."""
+        if self.fd >= 0:
+            return None
+        import time
+        started, command, self.mode = time.monotonic(), self.command, mode
+        if command.preprocessed:
+            self.fd = posix.open(command.source, posix.O_RDONLY | posix.O_CLOEXEC)
+        elif mode == "plain" and command.plain_bar:
+            return "sanitizer"
+        elif not self.preprocess():
+            return "preprocessor"
+        self.size = posix.fstat(self.fd).st_size
+        self.milliseconds = int((time.monotonic() - started) * 1000)
+        refusal = content_refusal(read_all(self.fd, self.size), command, mode)
+        return refusal and refusal[0]
+
+    def preprocess(self):
+        """True if the preprocessor ended well and without a message."""
+        command, environ, place = self.command, self.invocation.environ, None
+        self.fd, messages = scratch_file("text"), scratch_file("messages")
+        if command.depfile is not None:
+            self.depend_fd = scratch_file("dependencies")
+            place = "/dev/fd/%d" % self.depend_fd
+            posix.set_inheritable(self.depend_fd, True)
+            changes = command.preprocess_environ(place).items()
+            environ = {**environ, **{encode_system(name): encode_system(value) for name, value in changes}}
+        argv = self.invocation.argv()[:1] + command.preprocess_args(self.mode, place)
+        status = self.invocation.spawn(argv, environ, [self.fd, messages])
+        if self.depend_fd >= 0:
+            posix.set_inheritable(self.depend_fd, False)
+        silent = not posix.fstat(messages).st_size
+        posix.close(messages)
+        return status == 0 and silent
+
+    def write_dependencies(self, outputs):
+        """Put the dependency file in place; `outputs` gets the NewFile, to be discarded should this fail. OSError."""
+        if self.depend_fd < 0:
+            return
+        path, appended = self.command.depfile, self.command.depfile_appended
+        text = read_all(self.depend_fd, posix.fstat(self.depend_fd).st_size)
+        if appended or not regular_or_absent(path):
+            how = posix.O_APPEND if appended else posix.O_TRUNC
+            fd = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_CLOEXEC | how, 0o666)
+            write_all(fd, text)
+            posix.close(fd)
+            return
+        new = NewFile(path)
+        outputs.append(new)
+        write_all(new.fd, text)
+        new.finish()
+
+    def discard(self):
+        for fd in (self.fd, self.depend_fd):
+            if fd >= 0:
+                posix.close(fd)
+        self.fd = self.depend_fd = -1
+
+
+def remember_key(command):
+    """What the daemon remembers a mishap by: the file as it is now, and its flags."""
+    try:
+        found = posix.stat(command.source)
+        stamp = "%d %d %d" % (found.st_ino, found.st_size, found.st_mtime_ns)
+    except OSError:
+        stamp = ""
+    return "%s\n%s\n%s" % (command.source, stamp, command.flags_key.replace("\0", "\n"))
+
+
+class Client:
+    """One `cc` run. run() returns an exit status, or does not return at all (exec)."""
+
+    def __init__(self, invocation):
+        self.invocation, self.environ = invocation, invocation.environ
+        self.say = invocation.say
+        self.command = self.link = self.text = None
+        self.outputs = []                                   # NewFiles to discard on any failure
+
+    def run(self):
+        """The whole of it. An exit status."""
+        invocation = self.invocation
+        if not invocation.find():
+            invocation.complain("%s: command not found" % invocation.words[0])
+            return 127
+        if self.environ.get(b"DISTCC_LM_DISABLE") == b"1":
+            return invocation.become()
+        if invocation.family is None:
+            return self.local("compiler-script", invocation.program)
+        watched = {name: invocation.variable(name) for name in WATCHED_VARIABLES if name.encode() in self.environ}
+        try:
+            command = analyze(invocation.words[1:], invocation.family, invocation.cxx, watched, read_file)
+        except RunLocally as refusal:
+            return self.local(refusal.name, refusal.detail, refusal.heavy)
+        if not regular_or_absent(command.output):
+            return self.local("output-special", command.output)
+        self.command, self.text = command, SourceText(invocation, command)
+        return self.run_farm()
+
+    # -- local
 
     def local(self, reason, detail="", heavy=True):
         """The command is not distributed: a local slot where it is heavy, then the compiler itself."""
         self.say("local: %s %s" % (reason, detail))
-        if not heavy or reason in ("stdin", "stdout") or self.environ.get(b"DISTCC_LM_DISABLE"):
-            return self.run_here()
+        if not heavy or reason in ("stdin", "stdout"):      # a pipe may hang on a compile that waits: no waiting here
+            return self.invocation.become()
         try:
-            self.connect()
-            source = self.words[-1]
-            self.link.send(b"HELO", CLIENT_VERSION, b"local", reason, source)
+            self.link = DaemonLink.find(self.invocation.sockets())
+            self.link.send(b"HELO", CLIENT_VERSION, b"local", reason, self.invocation.words[-1][:4096])
             return self.await_local()
         except (DaemonGone, WireError) as error:
             self.say("no daemon: %s" % error)
-            return self.run_here()
+            return self.invocation.become()
 
     def await_local(self):
         while True:
@@ -6592,148 +6822,91 @@ class Client:
         self.say("local: " + reason)
         if self.command is not None and not self.may_fall_back(reason):
             return 1
-        if fields[1:2] == [b"1"]:
-            return self.end_as(self.run_here_and_tell())
-        return self.run_here()
-
-    def end_as(self, status):
-        """Exit as the child did: its code, or its signal."""
-        if posix.WIFSIGNALED(status):
-            self.signal(posix.WTERMSIG(status), self.default_action)
-            posix.kill(posix.getpid(), posix.WTERMSIG(status))
-        return posix.WEXITSTATUS(status) if posix.WIFEXITED(status) else 1
-
-    # -- the daemon
-
-    def connect(self):
-        """Raises DaemonGone."""
-        named = self.variable("DISTCC_LM_SOCKET")
-        variables = {name: self.variable(name) for name in ("XDG_RUNTIME_DIR", "TMPDIR")}
-        error = None
-        for path in [named] if named else default_sockets(posix.getuid(), variables):
-            try:
-                self.link = DaemonLink(path)
-                return
-            except (DaemonGone, OSError) as trouble:
-                error = error or trouble
-        raise DaemonGone(str(error))
-
-    def hello(self):
-        command = self.command
-        try:
-            found = posix.stat(command.source)
-            stamp = "%d %d %d" % (found.st_ino, found.st_size, found.st_mtime_ns)
-        except OSError:
-            stamp = ""
-        remember = "%s\n%s\n%s" % (command.source, stamp, command.flags_key.replace("\0", "\n"))
-        self.link.send(b"HELO", CLIENT_VERSION, b"cc", command.source, command.output, command.job_class, remember,
-                       self.compiler_key(), 1 if command.own_only else 0, posix.getcwd())
-
-    def farm(self):
-        """From hello to the end of the compile. Returns an exit status."""
-        self.connect()
-        self.hello()
-        while True:
-            name, fields = self.link.receive()
-            if name == b"TURN":
-                reason = self.preprocess(fields)
-                if reason:
-                    return self.give_up(reason)
-            elif name == b"SOCK":
-                status = self.remote(fields)
-                if status is not None:
-                    return status
-            elif name == b"LOCL":
-                return self.go_local(fields)
-            elif name == b"NOPE":
-                raise DaemonGone(fields[0].decode("utf-8", "replace"))
-
-    def give_up(self, reason, tell=False):
-        """Ask for a local slot, run the real command, whose output is the answer."""
-        self.say("local: " + reason)
         self.discard()
-        self.link.send(b"HOME", reason, 1 if tell else 0)
-        return self.await_local()
+        return self.compile_and_tell() if fields[1:2] == [b"1"] else self.invocation.become()
+
+    def compile_and_tell(self):
+        """As a child, where the daemon wants to know the outcome or cannot watch this process. Ends as it did."""
+        status = self.invocation.run_to_end()
+        try:
+            self.link.send(b"DONE", b"local-failed" if status else b"local-ok")
+        except DaemonGone:
+            pass
+        if posix.WIFSIGNALED(status):
+            return self.invocation.signals.die(posix.WTERMSIG(status))
+        return posix.WEXITSTATUS(status)
 
     def may_fall_back(self, reason):
         """DISTCC_LM_FALLBACK=0, for tests, forbids to compile here what might have been distributed."""
         if self.environ.get(b"DISTCC_LM_FALLBACK") != b"0" or reason == "preprocessor" or reason in LOCAL_REASONS:
             return True
-        write_all(2, encode_system("distcc_lm: %s: not compiled here, since DISTCC_LM_FALLBACK=0: %s\n" % (
-            self.command.source, reason_text(reason))))
+        self.invocation.complain("%s: not compiled here, since DISTCC_LM_FALLBACK=0: %s" % (
+            self.command.source, reason_text(reason)))
         return False
 
-    def preprocess(self, fields):
-        """Stage 1 into memory, then SIZE. The name of a reason where the compile must stay here, else None."""
+    # -- the daemon
+
+    def farm(self):
+        """From hello to the end of the compile. An exit status. Raises DaemonGone, WireError."""
+        command = self.command
+        self.link = DaemonLink.find(self.invocation.sockets())
+        self.link.send(b"HELO", CLIENT_VERSION, b"cc", command.source, command.output, command.job_class,
+                       remember_key(command), self.invocation.key(), 1 if command.own_only else 0, posix.getcwd())
+        while True:
+            name, fields = self.link.receive()
+            status = None
+            if name == b"TURN":
+                status = self.take_turn(fields)
+            elif name == b"SOCK":
+                status = self.remote(fields)
+            elif name == b"LOCL":
+                status = self.go_local(fields)
+            elif name == b"NOPE":
+                raise DaemonGone(fields[0].decode("utf-8", "replace"))
+            if status is not None:
+                return status
+
+    def take_turn(self, fields):
+        """Preprocess and tell the size. None, or an exit status where it was compiled here after all."""
         if fields[1] == b"1":
-            identity = self.identity()
+            identity = self.invocation.identity()
             self.link.send(b"IDNT", identity)
             if not identity:
                 return None                                 # LOCL follows
-        if self.text_fd < 0:
-            import time
-            started = time.monotonic()
-            self.mode = MODE_NAMES[int(fields[0])]
-            reason = self.make_text(self.mode)
-            if reason:
-                return reason
-            self.preprocess_ms = int((time.monotonic() - started) * 1000)
-        self.link.send(b"SIZE", self.text_size, self.preprocess_ms)
+        reason = self.text.make(MODE_NAMES[int(fields[0])])
+        if reason:
+            return self.give_up(reason)
+        self.link.send(b"SIZE", self.text.size, self.text.milliseconds)
         return None
 
-    def make_text(self, mode):
-        """Fill text_fd and depend_fd. The name of a reason, or None."""
-        command = self.command
-        if command.preprocessed:
-            self.text_fd = posix.open(command.source, posix.O_RDONLY | posix.O_CLOEXEC)
-        elif mode == "plain" and command.plain_bar:
-            return "sanitizer"
-        elif not self.run_preprocessor(mode):
-            return "preprocessor"
-        self.text_size = posix.fstat(self.text_fd).st_size
-        refusal = content_refusal(read_all(self.text_fd, self.text_size), command, mode)
-        if refusal:
-            self.say("local: %s %s" % refusal)
-            return refusal[0]
-        return None
-
-    def run_preprocessor(self, mode):
-        """True if it ended well and without a message."""
-        command = self.command
-        self.text_fd, messages = scratch_file("text"), scratch_file("messages")
-        place, environ = None, self.environ
-        if command.depfile is not None:
-            self.depend_fd = scratch_file("dependencies")
-            place = "/dev/fd/%d" % self.depend_fd
-            posix.set_inheritable(self.depend_fd, True)
-            changes = command.preprocess_environ(place).items()
-            environ = {**environ, **{encode_system(name): encode_system(value) for name, value in changes}}
-        argv = [self.program if self.masquerade else self.words[0], *command.preprocess_args(mode, place)]
-        actions = [(posix.POSIX_SPAWN_DUP2, self.text_fd, 1), (posix.POSIX_SPAWN_DUP2, messages, 2)]
-        pid = posix.posix_spawn(self.program, argv, environ, file_actions=actions, setsigdef=IGNORED_BY_PYTHON)
-        status = posix.waitpid(pid, 0)[1]
-        if self.depend_fd >= 0:
-            posix.set_inheritable(self.depend_fd, False)
-        silent = not posix.fstat(messages).st_size
-        posix.close(messages)
-        return status == 0 and silent
+    def give_up(self, reason, tell=False):
+        """Ask for a local slot, run the real command, whose output is the answer."""
+        self.discard()
+        self.link.send(b"HOME", reason, 1 if tell else 0)
+        return self.await_local()
 
     # -- remote
+
+    def remote_argv(self, own):
+        words = self.command.remote_args(self.text.mode, posix.getcwd(), own)
+        return [encode_system(word) for word in (self.invocation.words[0].rpartition("/")[2], *words)]
 
     def remote(self, fields):
         """One try on the host whose socket has come. An exit status, or None: the daemon was asked for another."""
         import time
         host, kind = fields[0].decode("utf-8", "replace"), fields[1]
-        self.say("to %s: %d bytes" % (host, self.text_size))
+        self.say("to %s: %d bytes" % (host, self.text.size))
         job, started = JobSocket(self.link.take_socket(), self.link), time.monotonic()
         try:
-            reply = self.exchange(job, kind)
+            reply = job.exchange(self.remote_argv(own=kind != b"distccd"), self.text.fd, self.text.size)
             if reply.status or reply.stderr or reply.stdout:
                 return self.judge(reply, job)
             new = NewFile(self.command.output)
             self.outputs.append(new)
-            self.receive_object(job, new, reply.size)
+            job.receive(new.fd, reply.size)
             times = job.decode(decode_times()) if kind != b"distccd" else None
+            job.close()
+            return self.success(job, new, times, int((time.monotonic() - started) * 1000))
         except HostFailed as failure:
             return self.another(failure.args, job)
         except CalledOff as message:                        # it is late there: the daemon has said where else
@@ -6741,45 +6914,24 @@ class Client:
             self.discard_outputs()
             return self.called_off(*message.args)
         except OSError as error:                            # no room for it, mostly: the compiler says so itself
-            job.close()
             self.say("%s: %s" % (self.command.output, error.strerror))
             return self.after_farm(job, "output-special")
         finally:
             job.close()
-        return self.success(job, new, times, int((time.monotonic() - started) * 1000))
-
-    def exchange(self, job, kind):
-        words = self.command.remote_args(self.mode, posix.getcwd(), own=kind != b"distccd")
-        argv = [encode_system(self.words[0].rpartition("/")[2])] + [encode_system(word) for word in words]
-        job.send(encode_job(argv, self.text_size), self.text_fd, self.text_size)
-        reply = job.decode(decode_reply())
-        if reply.refusal:
-            raise HostFailed(*reply.refusal)
-        return reply
-
-    def receive_object(self, job, new, size):
-        while size:
-            data = job.read(min(size, 1 << 18))
-            if not data:
-                raise HostFailed("stalled", "a short object")
-            write_all(new.fd, data)
-            size -= len(data)
 
     def judge(self, reply, job):
         """The server answered, but not just with an object."""
-        job.close()
         if reply.status & 0x7f:
             return self.another(("killed", "signal %d" % (reply.status & 0x7f)), job)
-        if self.environ.get(b"DISTCC_LM_FALLBACK") == b"0":
+        if self.environ.get(b"DISTCC_LM_FALLBACK") == b"0" and reply.status:
             write_all(2, reply.stderr)
             write_all(1, reply.stdout)
-            return reply.status >> 8 or 1
+            return reply.status >> 8
         return self.after_farm(job, "compile-error" if reply.status else "messages", tell=bool(reply.status))
 
     def another(self, why, job):
         name, text = (*why, "")[:2]
         self.say("failed there: %s %s" % (name, text))
-        job.close()
         self.discard_outputs()
         if job.link is None:
             raise DaemonGone("and the host failed")
@@ -6794,18 +6946,15 @@ class Client:
         raise DaemonGone("an odd message")
 
     def after_farm(self, job, reason, tell=False):
+        job.close()
         if job.link is None:
             raise DaemonGone(reason)
         return self.give_up(reason, tell)
 
     def success(self, job, new, times, total_ms):
-        """Dependencies first, as gcc does, then the object."""
-        try:
-            self.write_dependencies()
-            new.finish()
-        except OSError as error:
-            self.say("%s: %s" % (error.filename, error.strerror))
-            return self.after_farm(job, "output-special")
+        """Dependencies first, as gcc does, then the object. OSError where they cannot be written."""
+        self.text.write_dependencies(self.outputs)
+        new.finish()
         figures = (-1, -1, -1, -1, -1)
         if times:
             figures = (times.queue_ms, times.elapsed_ms, times.cpu_ms, times.peak_kb, int(times.concurrency * 100))
@@ -6816,22 +6965,6 @@ class Client:
                 pass
         return 0
 
-    def write_dependencies(self):
-        if self.depend_fd < 0:
-            return
-        path = self.command.depfile
-        text = read_all(self.depend_fd, posix.fstat(self.depend_fd).st_size)
-        if self.command.depfile_appended or not regular_or_absent(path):
-            how = posix.O_APPEND if self.command.depfile_appended else posix.O_TRUNC
-            fd = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_CLOEXEC | how, 0o666)
-            write_all(fd, text)
-            posix.close(fd)
-            return
-        new = NewFile(path)
-        self.outputs.append(new)
-        write_all(new.fd, text)
-        new.finish()
-
     # -- ends
 
     def discard_outputs(self):
@@ -6840,93 +6973,62 @@ class Client:
         self.outputs.clear()
 
     def discard(self):
+        """All temporaries."""
         self.discard_outputs()
-        for fd in (self.text_fd, self.depend_fd):
-            if fd >= 0:
-                posix.close(fd)
-        self.text_fd = self.depend_fd = -1
-
-    def catch_signals(self):
-        import _signal
-
-        def interrupt(number, _frame):
-            raise Interrupted(number)
-        self.signal, self.default_action = _signal.signal, _signal.SIG_DFL
-        self.held_signals = []
-        for number in SIGNAL_NUMBERS.values():
-            if _signal.getsignal(number) != _signal.SIG_IGN:
-                _signal.signal(number, interrupt)
-                self.held_signals.append(number)
-
-    def run(self):
-        """The whole of it. An exit status."""
-        if not self.find_compiler():
-            write_all(2, encode_system("distcc_lm: %s: command not found\n" % self.words[0]))
-            return 127
-        if self.environ.get(b"DISTCC_LM_DISABLE") == b"1":
-            return self.run_here()
-        found = family_of(self.real.rpartition("/")[2])
-        if found is None:
-            return self.local("compiler-script", self.program)
-        family, self.cxx = found
-        if family == "clang":                               # clang++ is a link to clang: the name that was called tells
-            named = family_of(self.words[0].rpartition("/")[2])
-            self.cxx = self.cxx or bool(named and named[1])
-        try:
-            environ = {name: self.variable(name) for name in WATCHED_VARIABLES if name.encode() in self.environ}
-            self.command = analyze(self.words[1:], family, self.cxx, environ, read_file)
-        except RunLocally as refusal:
-            return self.local(refusal.name, refusal.detail, refusal.heavy)
-        if not regular_or_absent(self.command.output):
-            return self.local("output-special", self.command.output)
-        return self.run_farm()
+        if self.text:
+            self.text.discard()
 
     def run_farm(self):
         """The farm, with one more try where the daemon restarts meanwhile; then this box without it."""
         import time
         deadline = None
         while True:
+            waited = False
             try:
                 return self.farm()
             except (DaemonGone, WireError) as error:
                 self.say("daemon: %s" % error)
                 self.discard_outputs()
-                waited = self.link is not None
                 if self.link:
+                    waited = True
                     self.link.sock.close()
                     self.link = None
-            if not waited and deadline is None or deadline and time.monotonic() > deadline:
+            if deadline is None:
+                if not waited:
+                    break
+                deadline = time.monotonic() + RETRY_DAEMON_S
+            elif time.monotonic() > deadline:
                 break
-            deadline = deadline or time.monotonic() + RETRY_DAEMON_S
             time.sleep(0.05)                                # a restarting daemon: there is no event to wait for
         self.discard()
+        if not self.may_fall_back("no-daemon"):
+            return 1
         if deadline:
-            self.wait_in_line()
-        return self.run_here() if self.may_fall_back("no-daemon") else 1
+            wait_in_line(self.invocation.sockets()[0])
+        return self.invocation.become()
 
-    def wait_in_line(self):
-        """The daemon died under many clients: no more than the usable CPUs compile at once, for 30 s at most. The
-        lock is held by the descriptor, which the compiler inherits and never knows of."""
-        import fcntl
-        import time
-        path = self.variable("DISTCC_LM_SOCKET") or default_sockets(posix.getuid(), {
-            name: self.variable(name) for name in ("XDG_RUNTIME_DIR", "TMPDIR")})[0]
-        until, cpus = time.monotonic() + FALLBACK_LOCK_S, len(posix.sched_getaffinity(0)) if hasattr(
-            posix, "sched_getaffinity") else 2
-        while time.monotonic() < until:
-            for i in range(cpus):
-                try:
-                    fd = posix.open("%s.fallback%d" % (path, i), posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC, 0o600)
-                except OSError:
-                    return                                  # not our folder: no line to wait in
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    posix.close(fd)
-                    continue
-                posix.set_inheritable(fd, True)
-                return
-            time.sleep(0.1)
+
+def wait_in_line(path):
+    """The daemon died under many clients: no more than the usable CPUs compile at once, for 30 s at most. The lock is
+    held by the descriptor, which the compiler inherits and never knows of."""
+    import fcntl
+    import time
+    until = time.monotonic() + FALLBACK_LOCK_S
+    cpus = len(posix.sched_getaffinity(0)) if hasattr(posix, "sched_getaffinity") else 2
+    while time.monotonic() < until:
+        for i in range(cpus):
+            try:
+                fd = posix.open("%s.fallback%d" % (path, i), posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC, 0o600)
+            except OSError:
+                return                                      # not our folder: no line to wait in
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                posix.close(fd)
+                continue
+            posix.set_inheritable(fd, True)
+            return
+        time.sleep(0.1)
 
 
 WATCHED_VARIABLES = (*ENVIRONMENT, "LD_PRELOAD", "DEPENDENCIES_OUTPUT", "SUNPRO_DEPENDENCIES")
@@ -6958,15 +7060,13 @@ def run_client(words, ctype, masquerade):
         environ[b"LC_CTYPE"] = encode_system(ctype)
     else:                                                   # Python's own coercion, never the caller's
         environ.pop(b"LC_CTYPE", None)
-    client = Client(words, environ, masquerade)
-    client.catch_signals()
+    signals = Signals()
+    client = Client(Invocation(words, environ, masquerade, signals))
     try:
         status = client.run()
-    except Interrupted as signal_:
+    except Interrupted as interrupted:
         client.discard()
-        client.signal(signal_.number, client.default_action)
-        posix.kill(posix.getpid(), signal_.number)
-        status = 128 + signal_.number
+        status = signals.die(interrupted.number)
     posix._exit(status)
 
 
@@ -7031,7 +7131,7 @@ def status_lines(status, width=80):
                      shown(host["waiting"]), shown(host["load"], "%.1f"), shown(host["speed_ms_per_kb"], "%.2f"),
                      str(host["jobs"]["ok"]), str(host["jobs"]["failed"] + host["jobs"]["refused"]), remark(host)))
     lines += table(rows, width)
-    lines += ["", "%d jobs compiled remotely, %d here, %d here after a host failed; %d served to others" % (
+    lines += ["", "%d jobs compiled remotely, %d here, %d here after a try elsewhere; %d served to others" % (
         totals["remote"], totals["local"], totals["fallback"], totals["served"])]
     if totals["local_reasons"]:
         reasons = sorted(totals["local_reasons"].items(), key=lambda item: -item[1])
@@ -7237,16 +7337,14 @@ def explain_command(words):
     """The verdict of `explain`, and its lines. Exit status."""
     if not words:
         raise UsageError("explain takes a compiler command")
-    client = Client(words, dict(posix.environ), False)
-    if not client.find_compiler():
+    invocation = Invocation(words, dict(posix.environ), False, None)
+    if not invocation.find():
         print("local: %s: command not found" % words[0])
         return 0
-    found = family_of(client.real.rpartition("/")[2])
     try:
-        if found is None:
-            raise RunLocally("compiler-script", client.program)
-        named = family_of(words[0].rpartition("/")[2]) or found
-        command = analyze(words[1:], found[0], found[1] or named[1], os.environ, read_file)
+        if invocation.family is None:
+            raise RunLocally("compiler-script", invocation.program)
+        command = analyze(words[1:], invocation.family, invocation.cxx, os.environ, read_file)
     except RunLocally as refusal:
         print("local: %s" % refusal)
         return 0

@@ -1,0 +1,24 @@
+# make demo    a farm on this machine's loopback addresses builds a C tree and shows its status
+# make test    the tests; make check: layering, sizes, ruff and mypy where they are installed
+# make trees   Lua, zlib, Redis and ninja through a farm, every object compared (as root, with Debian's sources)
+PYTHON ?= python3
+TREES ?= lua zlib redis ninja
+
+.PHONY: all demo test check trees
+all: check test
+
+demo:
+	$(PYTHON) test_distcc_lm.py demo
+
+test:
+	$(PYTHON) test_distcc_lm.py
+
+check:
+	$(PYTHON) test_distcc_lm.py Layering Style
+	@if $(PYTHON) -m ruff --version >/dev/null 2>&1; then $(PYTHON) -m ruff check distcc_lm.py test_distcc_lm.py; \
+	 else echo "ruff is not installed: skipped"; fi
+	@if $(PYTHON) -m mypy --version >/dev/null 2>&1; then $(PYTHON) -m mypy --no-strict-optional --check-untyped-defs \
+	 --disable-error-code var-annotated --cache-dir /dev/null distcc_lm.py; else echo "mypy is not installed: skipped"; fi
+
+trees:
+	$(PYTHON) test_distcc_lm.py trees $(TREES)
