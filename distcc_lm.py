@@ -65,6 +65,7 @@ if TYPE_CHECKING:       # ruff and mypy take it for true; at run time import_dae
     import errno
     import fcntl
     import gc
+    import hashlib
     import ipaddress
     import json
     import math
@@ -86,13 +87,14 @@ if TYPE_CHECKING:       # ruff and mypy take it for true; at run time import_dae
 
 def import_daemon_modules():
     """Import what all commands but `cc` use. Apart from the client, which would pay 60 ms for them at every compile."""
-    global _thread, collections, errno, fcntl, gc, ipaddress, json, math, os, random, resource, select, selectors
-    global shutil, signal, socket, stat, struct, subprocess, tempfile, threading, time
+    global _thread, collections, errno, fcntl, gc, hashlib, ipaddress, json, math, os, random, resource, select
+    global selectors, shutil, signal, socket, stat, struct, subprocess, tempfile, threading, time
     import _thread
     import collections
     import errno
     import fcntl
     import gc
+    import hashlib
     import ipaddress
     import json
     import math
@@ -151,7 +153,6 @@ BACKOFF_MAX_S = 60.0
 BAD_FILES_BEFORE_SUSPECT = 2        # one odd file shuts a host out / a broken host costs many jobs
 TRIES_REMOTE = 2                    # jobs go local at the first mishap / wander about
 PARKED_MAX = 8                      # free slots are found late / useless requests
-WITHDRAW_MAX = 3                    # crowded hosts get parked at / many round trips
 CANDIDATES_ALL_MAX = 4              # up to here every host is weighed
 CANDIDATES_ALONE_MAX = 32           # the same where nobody else submits
 CANDIDATES_DRAWN = 3                # stale choice / herds
@@ -166,7 +167,9 @@ DISK_RESERVE_MB = 64                # jobs fail for want of disk / hosts refuse 
 SUSPEND_GAP_S = 2.0                 # a gap in the loop from here on forgives the age of reports
 KB_PRIOR = 2000                     # weight of the prior speed: jumpy / slow to learn
 MS_PER_KB_PRIOR = 5.0               # speed before anything is known
-SPEED_DECAY = 0.03                  # a change of speed is noticed late / noise
+SPEED_DECAY = 0.03                  # old jobs weigh for ever / noise
+DRIFT_DECAY = 0.25                  # a host that became slower or faster is noticed late / one odd job counts as that
+DRIFT_LIMIT = 0.45                  # (ln) noise rescales a host / smaller changes are learnt slowly
 JOB_FIXED_S = 0.01                  # `a` of the cost: starting a compiler
 SMALL_JOB_KB = 8                    # jobs below this say nothing about speed
 RESIDUAL_CLIP = 4.0                 # one outlier moves the mean / changes are believed slowly
@@ -575,13 +578,14 @@ class Load:
     ITEM = "!8sQ"
     KIN = "!8sH"
 
-    def __init__(self, **fields):
-        for name in self.__slots__:
-            setattr(self, name, fields.pop(name, 0))
-        assert not fields, fields
-        self.identities = self.identities or []
-        self.counted = self.counted or {}
-        self.kin = self.kin or {}
+    def __init__(self, instance=bytes(INSTANCE_BYTES), boot=bytes(16), sequence=0, port=0, cores=0, slots=0, running=0,
+                 waiting=0, foreign=0.0, memory_mb=0, state=STATE_UP, capabilities=0, interval_ms=0, kb_sum=0.0,
+                 cpu_ms_sum=0.0, identities=(), counted=None, kin=None):
+        self.instance, self.boot, self.sequence, self.port = instance, boot, sequence, port
+        self.cores, self.slots, self.running, self.waiting = cores, slots, running, waiting
+        self.foreign, self.memory_mb, self.state, self.capabilities = foreign, memory_mb, state, capabilities
+        self.interval_ms, self.kb_sum, self.cpu_ms_sum = interval_ms, kb_sum, cpu_ms_sum
+        self.identities, self.counted, self.kin = list(identities), counted or {}, kin or {}
 
     def encode(self):
         """At most UDP_MAX_BYTES; the lists are cut to fit, identities first to stay."""
@@ -607,7 +611,7 @@ class Load:
         values = struct.unpack(cls.FORMAT, packet[:size])
         if values[1] != PROTOCOL_MAJOR:
             raise WireError("a load packet of version %d, ours is %d" % (values[1], PROTOCOL_MAJOR))
-        load = cls(**dict(zip(cls.__slots__, values[4:])))
+        load = cls(*values[4:])
         load.foreign /= 100
         if not (0 <= load.kb_sum < 1e12 and 0 <= load.cpu_ms_sum < 1e15):       # NaN and infinities fail this too
             raise WireError("a load packet with a mad speed")
@@ -715,16 +719,16 @@ def parse_host_word(word):
         return "%s: ssh hosts are not used; open a tunnel to its distccd and list that" % word
     if word == "+zeroconf" or word.startswith("--"):
         return "%s is not used" % word
-    if body.split("/")[0] == "localhost":
+    if body.replace("=", "/").split("/")[0] == "localhost":
         return "%s: this box takes part by itself, with --slots" % word
-    for option in options:
-        if option in ("cpp", "lzo") or option.split("=")[0] == "auth":
-            if option.startswith("auth"):
-                return "%s: servers that want authentication are not used" % word
-        elif option == "down":
-            return "%s is marked as down" % word
-        else:
-            raise UsageError("%r: unknown option %r" % (word, option))
+    names = [option.split("=")[0] if option.startswith("auth=") else option for option in options]
+    for name in names:
+        if name not in ("cpp", "lzo", "auth", "down"):
+            raise UsageError("%r: unknown option %r" % (word, name))
+    if "auth" in names:
+        return "%s: servers that want authentication are not used" % word
+    if "down" in names:
+        return "%s is marked as down" % word
     slots, separator = "4", "/" if "/" in body else "="
     if separator in body:
         host, _, rest = body.partition(separator)
@@ -2043,12 +2047,13 @@ class HostFigures:
     """One host: speed, link, means for display. `prior_k` (seconds per KB) is what it says of itself or the farm's
     median."""
     __slots__ = ("kb_sum", "cpu_sum", "samples", "prior_k", "rtt", "wire_kb_sum", "wire_s_sum", "queue", "compile",
-                 "transfer", "error", "by_load", "job_s")
+                 "transfer", "error", "by_load", "job_s", "drift")
     LOADS = ((0.5, "to 0.5"), (1.0, "to 1.0"), (1.5, "to 1.5"), (float("inf"), "over 1.5"))
 
     def __init__(self):
         self.kb_sum = self.cpu_sum = 0.0            # KB and CPU seconds over class factor, decayed 3 % a job
         self.samples = 0
+        self.drift = 0.0                            # recent mean of ln(measured / predicted)
         self.prior_k = MS_PER_KB_PRIOR / 1e3
         self.rtt = Mean(0.1)                        # seconds, from request to answer of an admission
         self.wire_kb_sum = self.wire_s_sum = 0.0
@@ -2126,6 +2131,10 @@ class Statistics:
         host.cpu_sum = host.cpu_sum * fade + share
         host.kb_sum = host.kb_sum * fade + figures.size_kb
         host.samples += 1
+        host.drift += (math.log(residual / (known[0] if known else 1.0)) - host.drift) * DRIFT_DECAY
+        if abs(host.drift) > DRIFT_LIMIT:           # the host has changed: what was learnt is scaled, not forgotten
+            change = math.exp(host.drift)
+            host.cpu_sum, host.prior_k, host.drift = host.cpu_sum * change, host.prior_k * change, 0.0
 
     def observe_load(self, host, cores, figures):
         self.contention.observe(figures.concurrency, cores, figures.elapsed_s / max(figures.cpu_s, 1e-3))
@@ -2139,7 +2148,8 @@ class Statistics:
         """For the state file: what is worth keeping across a restart. Plain JSON types only."""
         return {
             "format": 1,
-            "hosts": {key: [h.kb_sum, h.cpu_sum, h.samples, h.wire_kb_sum, h.wire_s_sum, h.rtt.value, h.job_s.value]
+            "hosts": {key: [h.kb_sum, h.cpu_sum, h.samples, h.wire_kb_sum, h.wire_s_sum, h.rtt.value, h.job_s.value,
+                            h.prior_k]
                       for key, h in self.hosts.items() if h.samples or h.job_s.count},
             "contention": [self.contention.sums, self.contention.counts],
             "classes": self.classes.logs,
@@ -2155,8 +2165,8 @@ class Statistics:
                 raise ValueError("format %r is not known" % data["format"])
             for key, row in data["hosts"].items():
                 figures = HostFigures()
-                (figures.kb_sum, figures.cpu_sum, samples, figures.wire_kb_sum, figures.wire_s_sum, rtt, job_s) = map(
-                    checked_number, row)
+                (figures.kb_sum, figures.cpu_sum, samples, figures.wire_kb_sum, figures.wire_s_sum, rtt, job_s,
+                 figures.prior_k) = map(checked_number, row)
                 figures.samples = int(samples)
                 figures.rtt.add(rtt)
                 figures.job_s.add(job_s)
@@ -2164,17 +2174,17 @@ class Statistics:
             sums, counts = ([checked_number(x) for x in part] for part in data["contention"])
             if len(sums) == len(counts) == len(new.contention.sums):
                 new.contention.sums, new.contention.counts = sums, counts
-            new.classes.logs = {str(name): [checked_number(log, -10), checked_number(jobs)]
-                                for name, (log, jobs) in data["classes"].items()}
-            new.sources.rows = {str(key): (checked_number(factor), checked_number(size))
-                                for key, (factor, size) in data["sources"].items()}
+            new.classes.logs = {str(name): [checked_number(log, -10, 10), checked_number(jobs)]
+                                for name, (log, jobs) in list(data["classes"].items())[:Classes.MOST]}
+            new.sources.rows = {str(key): (checked_number(factor, 1 / 64, 64), checked_number(size))
+                                for key, (factor, size) in list(data["sources"].items())[:SOURCES_REMEMBERED]}
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError("no state of this program: %s" % error) from None
         return new
 
 
-def checked_number(x, least=0):
-    if not isinstance(x, (int, float)) or isinstance(x, bool) or not least <= x < 1e18:
+def checked_number(x, least=0.0, most=1e18):
+    if not isinstance(x, (int, float)) or isinstance(x, bool) or not least <= x < most:
         raise ValueError("%r is no plausible number" % (x,))
     return x
 
@@ -2455,6 +2465,7 @@ class Job:
         "state",            # queued, preprocess, wait, remote, home (wants a local slot), local, ended
         "since",            # of the state
         "arrived", "lease", "excluded", "tries", "lapses", "predicted_s", "decision", "session", "reason",
+        "source_key",       # path and flags, hashed: what statistics remember it by
         "compiler_key",     # path and stamp of its compiler, as the client says
         "own_only",         # no plain distccd can take it
         "suspect_host",     # where a compile failed that is now done again locally
@@ -2467,7 +2478,7 @@ class Job:
         self.state, self.since, self.arrived = "queued", now, now
         self.lease, self.excluded, self.tries, self.lapses, self.predicted_s = None, set(), 0, 0, None
         self.decision, self.session, self.reason, self.suspect_host, self.compiler_key = None, session, None, None, ""
-        self.own_only = False
+        self.own_only, self.source_key = False, ""
 
     def enter(self, state, now):
         self.state, self.since = state, now
@@ -2523,7 +2534,7 @@ class Placement:
     def cost(self, host, job, now):
         """Predicted seconds until the job's object is here, plus the slowdown that it causes others there."""
         figures = self.statistics.host(host.key)
-        work = self.statistics.work(host.key, job.size_kb, job.job_class, job.remember_key)
+        work = self.statistics.work(host.key, job.size_kb, job.job_class, job.source_key)
         occupied, slots, cores = host.occupied(), max(host.slots(), 1), max(host.cores(), 1)
         wait = 0.0
         if occupied >= slots:
@@ -2540,7 +2551,7 @@ class Placement:
     def predicted(self, host, job):
         """Seconds from sending to receiving, for the job alone: what the outcome is compared with."""
         figures = self.statistics.host(host.key)
-        work = self.statistics.work(host.key, job.size_kb, job.job_class, job.remember_key)
+        work = self.statistics.work(host.key, job.size_kb, job.job_class, job.source_key)
         jobs = max(host.occupied(), 1) + (host.load.foreign if host.load else 0.0)
         slowdown = 1.0 if host.kind == "distccd" else self.statistics.contention.stretch(jobs, max(host.cores(), 1))
         return figures.rtt.value + job.size_kb * 1.3 / figures.bandwidth() + work * slowdown
@@ -2820,7 +2831,7 @@ class Scheduler(Ledger):
             return None
         job = fit[0]
         if len(fit) > max(host.slots(), 1) and now - job.arrived < 3 * (self.statistics.remote.value or 1.0):
-            job = max(fit, key=lambda j: self.statistics.work(host.key, j.size_kb, j.job_class, j.remember_key))
+            job = max(fit, key=lambda j: self.statistics.work(host.key, j.size_kb, j.job_class, j.source_key))
         group.queue.remove(job)
         return job
 
@@ -2958,7 +2969,7 @@ class Scheduler(Ledger):
             if any(self.placement.has_room(host) for host in hosts):
                 continue
             figures = self.statistics.host("local")
-            work = self.statistics.work("local", job.size_kb, job.job_class, job.remember_key)
+            work = self.statistics.work("local", job.size_kb, job.job_class, job.source_key)
             jobs = len(self.locals.holders) + self.kin_running + 1
             here = work * self.statistics.contention.stretch(jobs, self.cores) + job.preprocess_s
             there = self.least_cost(hosts, job, now) if hosts else here + 1
@@ -3441,8 +3452,9 @@ def encode_result(result):
 
 def decode_result(message):
     """struct.error or KeyError when it is none."""
-    kind, *fields = RESULT.unpack_from(message)
-    return SpawnResult(fields[0], RESULT_KINDS[kind], *fields[1:], message[RESULT.size:].decode(errors="replace"))
+    kind, job_id, value, cpu_s, max_rss_kb, elapsed_s = RESULT.unpack_from(message)
+    text = message[RESULT.size:].decode(errors="replace")
+    return SpawnResult(job_id, RESULT_KINDS[kind], value, cpu_s, max_rss_kb, elapsed_s, text)
 
 
 # -------------------------------------------------------------------------------------------------- the spawner process
@@ -3846,6 +3858,12 @@ class Spawner:
     __slots__ = ("pid", "containment", "may_clang", "may_directives_only", "landlock_abi", "area", "known",
                  "message_limit", "_channel", "_unsent", "_gone", "_reaped")
 
+    def __init__(self):
+        self.pid = self.landlock_abi = self.message_limit = 0
+        self.containment, self.may_clang, self.may_directives_only = "none", False, False
+        self.area = self._channel = None
+        self.known, self._unsent, self._gone, self._reaped = {}, [], False, False
+
     @classmethod
     def start(cls, settings):
         """ContainmentError with one line for the admin."""
@@ -3871,7 +3889,7 @@ class Spawner:
             spawner_process(theirs, self.area.path, settings, account, containment, abi)
         theirs.close()
         set_process_flag(PR_SET_CHILD_SUBREAPER, 1)     # should the spawner die, its jobs become children of the daemon
-        self._channel, self._unsent, self._gone, self._reaped, self.known = ours, [], False, False, {}
+        self._channel = ours
         ours.settimeout(SPAWN_START_S)
         try:
             answer = ours.recv(4096)
@@ -4736,14 +4754,17 @@ class Reports:
             self.scheduler.others_submit = True
 
 
+IP_PKTINFO = 8                      # linux/in.h; Python's socket names it from 3.14 on
+
+
 def broadcast_everywhere(sock, packet, address):
     """To one broadcast address; the limited one, 255.255.255.255, on every interface (Linux: by IP_PKTINFO)."""
     targets = [b""]
-    if address[0] == "255.255.255.255" and hasattr(socket, "IP_PKTINFO"):
+    if address[0] == "255.255.255.255" and hasattr(socket, "if_nameindex") and sys.platform == "linux":
         targets = [struct.pack("@iII", index, 0, 0) for index, name in socket.if_nameindex() if name != "lo"]
     for info in targets:
         try:
-            sock.sendmsg([packet], [(socket.IPPROTO_IP, socket.IP_PKTINFO, info)] if info else [], 0, address)
+            sock.sendmsg([packet], [(socket.IPPROTO_IP, IP_PKTINFO, info)] if info else [], 0, address)
         except OSError:
             continue                                        # an interface that is down or without an address
 
@@ -5018,6 +5039,8 @@ class Session:
                   remember_key, self, now)
         job.identity = self.hub.identities.get((self.uid, compiler_key))
         job.compiler_key, job.own_only = compiler_key, own_only == "1"
+        flags = remember_key.split("\n", 2)[-1]
+        job.source_key = hashlib.blake2b(os.fsencode(job.source + "\n" + flags), digest_size=8).hexdigest()
         if self.hub.nested(self.pid):
             return self.send(b"LOCL", "nested", 0)
         self.job = job
@@ -5068,7 +5091,7 @@ class Session:
             self.hub.scheduler.local_ended(job, outcome == b"local-ok", now)
         elif outcome == b"ok":
             sent, received, total_ms, *times = (int(field) for field in fields[1:9])
-            figures = JobFigures(job.size_kb, job.job_class, job.remember_key, total_ms / 1e3, (sent + received) / 1024,
+            figures = JobFigures(job.size_kb, job.job_class, job.source_key, total_ms / 1e3, (sent + received) / 1024,
                                  job.predicted_s)
             if times and times[1] >= 0:
                 figures.timed(Times(*times[:4], concurrency=times[4] / 100))
