@@ -649,6 +649,8 @@ class Load:
 #                      FAIL reason, text                                           that host failed: another one, please
 #                      HOME reason, hold (0|1)              gives up the farm: a local slot, please; hold: as in LOCL
 #                      DONE outcome, bytes out, bytes in, total ms, queue, elapsed, cpu ms, peak KB, concurrency * 100
+#                           outcome: ok; failed (a compile error, shown as it came); local-ok, local-failed (after LOCL
+#                           with hold); the figures only with ok, the server's own -1 where it gave none
 #   daemon to client   WAIT what                                                   an answer comes later
 #                      TURN mode, identity wanted (0|1)                            preprocess now
 #                      SOCK host, kind, mode  + the socket                         send the job there
@@ -2619,7 +2621,8 @@ class Ledger:
         self.memory = Memory()
         self.decisions = collections.deque(maxlen=DECISIONS_KEPT)
         self.actions = []
-        self.kin_running = 0                # jobs that other daemons under this kernel run
+        self.kin_running = 0                # jobs that daemons under this kernel run
+        self.foreign = 0.0                  # runnable tasks on this box that are nobody's jobs
         self.others_submit = False
         self.totals = dict.fromkeys(("remote", "local", "fallback", "served", "refused", "hedged", "compile_errors",
                                      "cancelled"), 0)
@@ -2771,6 +2774,13 @@ class Ledger:
                 self.totals["compile_errors"] += 1
                 self.memory.remember(job.uid, job.remember_key, "compile-error", now)
         self.close(job, "ran here", now)
+
+    def compile_failed(self, job, now):
+        """The user takes the remote compiler's word that the source is wrong."""
+        if job.lease:
+            job.lease.host.recovers()
+        self.totals["compile_errors"] += 1
+        self.close(job, "compile error", now)
 
     def cancelled(self, job, now):
         """The client has gone before its end."""
@@ -2951,12 +2961,12 @@ class Scheduler(Ledger):
         self.go_home(job, "hosts-failed", now)
 
     def local_room(self):
-        """Cores of this box that neither local compiles, nor preprocessing, nor other daemons under its kernel need."""
+        """Cores of this box that neither its users, nor local compiles, nor preprocessing, nor other daemons need."""
         remote = sum(len(host.leases) for host in self.hosts.values())
         pre, whole = self.statistics.preprocess.value, self.statistics.remote.value
         demand = max(len(self.turns.holders) + len(self.turns.waiting), remote * pre / whole if whole else 1)
         busy = len(self.locals.holders) + len(self.locals.waiting) + self.kin_running
-        return min(self.slots - busy, int(self.cores - demand - busy))
+        return min(self.slots - busy, int(self.cores - self.foreign - demand - busy))
 
     def offer_local(self, now):
         """This box as one more host: for jobs that no host has room for, where it is done sooner than waiting for
@@ -3223,6 +3233,9 @@ class OwnedFd:
 # -------------------------------------------------------------------------------------- folders, as seen by the daemon
 # The daemon may be root, and the folders belong to the job user, perhaps a hostile one. So: by descriptor, never by
 # path; no link followed; nothing opened that could block; and what is there is checked after opening, not before.
+AREA_PREFIX = "distcc_lm-jobs-"     # of nothing else, ours (distcc_lm-UID) or a user's: stale ones are emptied
+
+
 class JobArea:
     """The base folder and the job folders in it: 0700, the job user's own, so that the spawner can remove them too."""
     __slots__ = ("path", "fd", "account")
@@ -3232,7 +3245,7 @@ class JobArea:
         self.account = account
         remove_stale_areas(tmpdir, account)
         while True:
-            self.path = os.fsencode(tempfile.mkdtemp(prefix="distcc_lm-", dir=tmpdir))
+            self.path = os.fsencode(tempfile.mkdtemp(prefix=AREA_PREFIX, dir=tmpdir))
             try:
                 self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             except FileNotFoundError:
@@ -3289,7 +3302,7 @@ def remove_stale_areas(tmpdir, account):
     except OSError:
         return                                          # mkdtemp will say why
     for name in os.listdir(folder):
-        if not name.startswith("distcc_lm-"):
+        if not name.startswith(AREA_PREFIX):
             continue
         fd = -1
         try:
@@ -5087,7 +5100,9 @@ class Session:
     def on_done(self, fields):
         outcome, now = fields[0], self.hub.loop.now()
         job = self.need_job("remote", "wait", "home", "local", "preprocess")
-        if outcome in (b"local-ok", b"local-failed"):
+        if outcome == b"failed":
+            self.hub.scheduler.compile_failed(job, now)
+        elif outcome in (b"local-ok", b"local-failed"):
             self.hub.scheduler.local_ended(job, outcome == b"local-ok", now)
         elif outcome == b"ok":
             sent, received, total_ms, *times = (int(field) for field in fields[1:9])
@@ -5835,7 +5850,7 @@ class Station:
         scheduler.kin_running = kin + len(self.admission.holders)
         own = kin + len(self.server.running if self.server else ()) + len(scheduler.locals.holders) + len(
             scheduler.turns.holders)
-        foreign = self.box.measure(own, now)
+        foreign = scheduler.foreign = self.box.measure(own, now)
         self.available_kb = self.box.memory_available_kb()
         available_mb = self.available_kb >> 10 if self.available_kb is not None else 1 << 20
         self.admission.measure(self.box.cores, foreign, available_mb, self.config.min_memory,
@@ -5997,6 +6012,9 @@ class Daemon:
             self.asker.ask(subject)
         elif what == "withdraw":
             self.asker.withdraw(subject)
+        elif subject.session.job is not subject:    # its client went while this was decided
+            if what == "socket":
+                request.connection.close()
         elif what == "socket":
             subject.session.send_socket(request)
         elif what == "turn":
@@ -6529,8 +6547,11 @@ class NewFile:
 
     def __init__(self, path):
         folder, slash, name = path.rpartition("/")
-        self.path = path
+        self.path, self.fd = path, -1
         self.temporary = "%s%s.%s.%d.tmp" % (folder, slash, name[:200], posix.getpid())
+
+    def open(self):
+        """Apart from __init__, so that whoever discards it on a signal has it before the file exists."""
         self.fd = posix.open(self.temporary, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, 0o666)
 
     def finish(self):
@@ -6541,7 +6562,10 @@ class NewFile:
 
     def discard(self):
         if self.fd >= 0:
-            posix.close(self.fd)
+            try:
+                posix.close(self.fd)
+            except OSError:                         # a full disk may say so only now
+                pass
             self.fd = -1
         if self.temporary:
             try:
@@ -6572,6 +6596,11 @@ class Signals:
             if _signal.getsignal(number) != _signal.SIG_IGN:
                 _signal.signal(number, interrupt)
                 self.caught.append(number)
+
+    def ignore(self):
+        """A second ^C must not stop the tidying up after the first."""
+        for number in self.caught:
+            self.module.signal(number, self.module.SIG_IGN)
 
     def restore(self):
         """As a compiler would have them: what Python ignores and exec would hand on, too."""
@@ -6768,6 +6797,7 @@ class SourceText:
             return
         new = NewFile(path)
         outputs.append(new)
+        new.open()
         write_all(new.fd, text)
         new.finish()
 
@@ -6922,13 +6952,15 @@ class Client:
         job, started = JobSocket(self.link.take_socket(), self.link), time.monotonic()
         try:
             reply = job.exchange(self.remote_argv(own=kind != b"distccd"), self.text.fd, self.text.size)
-            if reply.status or reply.stderr or reply.stdout:
+            if reply.status or (reply.stderr or reply.stdout) and not self.takes_messages():
                 return self.judge(reply, job)
             new = NewFile(self.command.output)
             self.outputs.append(new)
+            new.open()
             job.receive(new.fd, reply.size)
             times = job.decode(decode_times()) if kind != b"distccd" else None
             job.close()
+            self.show(reply)
             return self.success(job, new, times, int((time.monotonic() - started) * 1000))
         except HostFailed as failure:
             return self.another(failure.args, job)
@@ -6942,13 +6974,22 @@ class Client:
         finally:
             job.close()
 
+    def takes_messages(self):
+        """Whether the user prefers the remote compiler's own messages, without source lines, to a second compile."""
+        return self.environ.get(b"DISTCC_LM_CARETS") == b"0"
+
+    def show(self, reply):
+        write_all(1, reply.stdout)
+        write_all(2, reply.stderr)
+
     def judge(self, reply, job):
         """The server answered, but not just with an object."""
         if reply.status & 0x7f:
             return self.another(("killed", "signal %d" % (reply.status & 0x7f)), job)
-        if self.environ.get(b"DISTCC_LM_FALLBACK") == b"0" and reply.status:
-            write_all(2, reply.stderr)
-            write_all(1, reply.stdout)
+        if reply.status and (self.takes_messages() or self.environ.get(b"DISTCC_LM_FALLBACK") == b"0"):
+            self.show(reply)
+            if job.link:
+                self.link.send(b"DONE", b"failed")
             return reply.status >> 8
         return self.after_farm(job, "compile-error" if reply.status else "messages", tell=bool(reply.status))
 
@@ -7023,11 +7064,14 @@ class Client:
             elif time.monotonic() > deadline:
                 break
             time.sleep(0.05)                                # a restarting daemon: there is no event to wait for
-        self.discard()
-        if not self.may_fall_back("no-daemon"):
-            return 1
         if deadline:
             wait_in_line(self.invocation.sockets()[0])
+        return self.end_without_farm()
+
+    def end_without_farm(self):
+        self.discard()
+        if self.command is not None and not self.may_fall_back("no-daemon"):
+            return 1
         return self.invocation.become()
 
 
@@ -7088,8 +7132,12 @@ def run_client(words, ctype, masquerade):
     try:
         status = client.run()
     except Interrupted as interrupted:
+        signals.ignore()
         client.discard()
         status = signals.die(interrupted.number)
+    except Exception as error:                              # noqa: BLE001 - whatever it is, the compile ends as it would
+        client.say("bug: %s: %s" % (type(error).__name__, error))
+        status = client.end_without_farm()
     posix._exit(status)
 
 
