@@ -141,6 +141,9 @@ MAX_LOAD_REQUEST_BYTES = 1024       # room for later fields / memory
 MAX_CLIENT_MESSAGE_BYTES = 64 * 1024
 SESSIONS_PER_UID = 2000             # large builds go local / one user takes all descriptors
 HELLO_TIMEOUT_S = 1.0               # a busy daemon is passed by / a frozen one holds up each compile
+OVERDUE_S = 30.0                    # slow jobs are taken from a plain distccd / a stuck one holds up the build
+OVERDUE_RATIO = 5.0                 # the same, times the predicted duration
+REPLY_TIMEOUT_S = 300.0             # the same, for clients whose daemon is gone
 SILENCE_TIMEOUT_S = 5.0             # the same once a client waits (the daemon pings it each second)
 PING_INTERVAL_S = 1.0
 RETRY_DAEMON_S = 2.0                # clients go local in a restart / wait for a daemon that is gone
@@ -2857,11 +2860,14 @@ class Scheduler(Ledger):
 
     def refused(self, request, name, text, now):
         """The host said no, cannot be reached or broke off before any job was bound to the request."""
-        self.end_request(request)
-        host = request.host
+        group, host = self.end_request(request), request.host
         if name == "compiler-unknown":
             host.misfits[request.group[1]] = now
-        if name in REASONS and name not in BLAMELESS or name not in REASONS:
+        elif name in BLAMELESS:                     # for the job's sake: it and its like are not offered there again
+            for job in group.queue:
+                if name != "too-large" or job.size_kb >= request.size_kb:
+                    job.excluded.add(host.key)
+        else:
             host.fails(name, text, now)
         host.counters["refused"] += 1
         self.totals["refused"] += 1
@@ -2880,6 +2886,8 @@ class Scheduler(Ledger):
 
     def report(self, host, load, now):
         """A load report has come from this host."""
+        if host.load and host.load.identities != load.identities:
+            host.misfits.clear()
         restarted = host.load and host.load.instance != load.instance
         if restarted or host.silent(now):           # back again, and with it a clean slate
             host.misfits.clear()
@@ -2988,17 +2996,25 @@ class Scheduler(Ledger):
                 self.go_home(job, "local-is-faster", now)
 
     def tick(self, now):
-        """Time passes: silent hosts lose their jobs and requests, unanswered questions end."""
+        """Time passes: silent hosts lose jobs and requests, late jobs are taken back, unanswered questions end."""
         for host in self.hosts.values():
-            if host.kind == "peer" and host.leases and host.silent(now):
-                for lease in list(host.leases):
+            for lease in list(host.leases):
+                if host.silent(now):
                     self.failed(lease.job, "silent", "", now)
+                elif now - lease.since > self.patience(host, lease.job):
+                    self.failed(lease.job, "stalled", "no answer for %d s" % (now - lease.since), now)
         for group in list(self.groups.values()):
             for request in list(group.requests):
                 late = request.state == "asking" and now - request.since > ADMISSION_TIMEOUT_S
                 if late or request.host.silent(now):
                     self.refused(request, "silent", "no answer for %d s" % (now - request.since), now)
                     self.actions.append(("withdraw", request))
+
+    def patience(self, host, job):
+        """Seconds until a job counts as late. A plain distccd shows no other sign of being stuck; one of ours goes
+        silent first, and ends what takes longer than its own --job-timeout."""
+        slack = 1 if host.kind == "distccd" else 4
+        return slack * max(OVERDUE_S, OVERDUE_RATIO * (job.predicted_s or 0.0))
 
     def make_jobs(self, now):
         """A number for make -j: what the farm takes now, and what this box can preprocess meanwhile."""
@@ -5248,7 +5264,7 @@ class Hub:
 
     def ping(self):
         for session in list(self.sessions):
-            if session.job and session.job.state in ("queued", "wait", "home", "remote"):
+            if session.job and session.job.state in ("queued", "wait", "home"):
                 session.send(b"PING")
 
     def close_all(self):
@@ -6432,19 +6448,25 @@ class JobSocket:
             self.fd = -1
 
     def wait(self, write):
-        """Until the socket is ready. Raises CalledOff when the daemon has something to say."""
+        """Until the socket is ready; its poll events. Raises CalledOff when the daemon has something to say, HostFailed
+        when nothing moves in the midst of a message. How long a compile may take is for the daemon to judge."""
         import select                               # 1 ms, but only where there is time to kill
+        import time
         events = select.POLLOUT | select.POLLIN if write else select.POLLIN
+        begun, under_way = time.monotonic(), write or self.received
         while True:
             poll = select.poll()
             poll.register(self.fd, events)
             if self.link:
                 poll.register(self.link.fileno(), select.POLLIN)
-            ready = dict(poll.poll())
-            if self.link and self.link.fileno() in ready:
-                self.hear_daemon()
+            limit = PROGRESS_S if under_way else None if self.link else REPLY_TIMEOUT_S
+            left = None if limit is None else max(0.0, begun + limit - time.monotonic()) * 1000
+            ready = dict(poll.poll(left))
             if self.fd in ready:
                 return ready[self.fd]
+            if not ready:
+                raise HostFailed("stalled", "nothing for %d s" % limit)
+            self.hear_daemon()
 
     def hear_daemon(self):
         try:
