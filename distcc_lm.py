@@ -141,6 +141,8 @@ MAX_LOAD_REQUEST_BYTES = 1024       # room for later fields / memory
 MAX_CLIENT_MESSAGE_BYTES = 64 * 1024
 SESSIONS_PER_UID = 2000             # large builds go local / one user takes all descriptors
 HELLO_TIMEOUT_S = 1.0               # a busy daemon is passed by / a frozen one holds up each compile
+DIRECTIVES_BANDWIDTH_KB_S = 20_000.0    # jobs wait for the link / the submitter preprocesses more than it must
+DIRECTIVES_SHARE = 0.75             # of the slots: jobs crowd on the able hosts / likewise
 OVERDUE_S = 30.0                    # slow jobs are taken from a plain distccd / a stuck one holds up the build
 OVERDUE_RATIO = 5.0                 # the same, times the predicted duration
 REPLY_TIMEOUT_S = 300.0             # the same, for clients whose daemon is gone
@@ -256,6 +258,7 @@ REASONS = {name: Reason(name, text) for name, text in (
     ("output-special", "the output is no regular file"),
     ("compiler-script", "the compiler is a script or cannot be identified"),
     ("disabled", "DISTCC_LM_DISABLE is set"),
+    ("directives-only", "the source does not bear -fdirectives-only"),
     ("long-command", "the command line is too long to send"),
     ("daemon-silent", "the daemon stopped answering"),
     ("too-many", "too many compiles of this user wait already"),
@@ -644,11 +647,11 @@ class Load:
 # ---- client messages on the unix socket: a token whose body is fields joined by NUL
 #
 #   client to daemon   HELO version, "cc", source, output, job class, remember key, compiler key, own hosts only (0|1),
-#                      cwd
+#                      -fdirectives-only is possible (0|1), cwd
 #                      HELO version, "local", reason, compiles (0|1), source       a command that is not distributed
 #                      HELO version, "status" | "jobs" | "why" | "drain", argument
 #                      IDNT identity in hex, or empty: cannot be identified        after a TURN that asked for it
-#                      SIZE bytes, preprocessing ms                                preprocessed, ends the turn
+#                      SIZE bytes, preprocessing ms, mode                          preprocessed, ends the turn
 #                      FAIL reason, text                                           that host failed: another one, please
 #                      HOME reason, hold (0|1)              gives up the farm: a local slot, please; hold: as in LOCL
 #                      DONE outcome, bytes out, bytes in, total ms, queue, elapsed, cpu ms, peak KB, concurrency * 100
@@ -1787,6 +1790,28 @@ def content_refusal(text, command, mode="plain"):
     return None
 
 
+# What -fdirectives-only loses or expands in the second stage (each tried with gcc 12): pragmas whose words are macro
+# expanded or that act on macros, and the macros that tell of this machine, this moment or the file's place.
+DIRECTIVES_ONLY_PRAGMAS = (b"push_macro", b"pop_macro", b"redefine_extname", b"message", b"scalar_storage_order",
+                           b"omp", b"acc")
+DIRECTIVES_ONLY_MACROS = (b"__TIME__", b"__DATE__", b"__TIMESTAMP__", b"__BASE_FILE__", b"__INCLUDE_LEVEL__")
+
+
+def directives_only_refusal(text):
+    """What in this text, made by -fdirectives-only, may compile to something else than after plain -E, or b"". Comments
+    count, too. About 2 ms for a MB of text that has none of it."""
+    at = text.find(b"ragma")
+    while at >= 0:
+        word = text[at + 5:at + 40].lstrip(b' \t("')
+        if word.startswith(DIRECTIVES_ONLY_PRAGMAS):
+            return word.split()[0]
+        at = text.find(b"ragma", at + 5)
+    for macro in DIRECTIVES_ONLY_MACROS:
+        if text.find(macro) >= 0:
+            return macro
+    return b""
+
+
 # -- the server's table ------------------------------------------------------------------------------------------------
 # An allow-list by shape. What has no shape here is refused by name, whether or not it would do harm. A job of a client
 # of ours always passes; real distcc clients also send options that are without use after preprocessing: these are left
@@ -2472,6 +2497,7 @@ class Job:
         "arrived", "lease", "excluded", "tries", "lapses", "predicted_s", "decision", "session", "reason",
         "source_key",       # path and flags, hashed: what statistics remember it by
         "compiler_key",     # path and stamp of its compiler, as the client says
+        "may_directives",   # its flags allow -fdirectives-only
         "own_only",         # no plain distccd can take it
         "suspect_host",     # where a compile failed that is now done again locally
     )
@@ -2483,10 +2509,15 @@ class Job:
         self.state, self.since, self.arrived = "queued", now, now
         self.lease, self.excluded, self.tries, self.lapses, self.predicted_s = None, set(), 0, 0, None
         self.decision, self.session, self.reason, self.suspect_host, self.compiler_key = None, session, None, None, ""
-        self.own_only, self.source_key = False, ""
+        self.own_only, self.may_directives, self.source_key = False, False, ""
 
     def enter(self, state, now):
         self.state, self.since = state, now
+
+    def keys(self):
+        """(class, source) for the statistics: the text of each mode has a time per KB of its own."""
+        mark = " directives" if self.mode == MODE_DIRECTIVES else ""
+        return self.job_class + mark, self.source_key + mark
 
     def group(self):
         return self.uid, self.identity, self.mode, self.own_only
@@ -2539,7 +2570,7 @@ class Placement:
     def cost(self, host, job, now):
         """Predicted seconds until the job's object is here, plus the slowdown that it causes others there."""
         figures = self.statistics.host(host.key)
-        work = self.statistics.work(host.key, job.size_kb, job.job_class, job.source_key)
+        work = self.statistics.work(host.key, job.size_kb, *job.keys())
         occupied, slots, cores = host.occupied(), max(host.slots(), 1), max(host.cores(), 1)
         wait = 0.0
         if occupied >= slots:
@@ -2556,7 +2587,7 @@ class Placement:
     def predicted(self, host, job):
         """Seconds from sending to receiving, for the job alone: what the outcome is compared with."""
         figures = self.statistics.host(host.key)
-        work = self.statistics.work(host.key, job.size_kb, job.job_class, job.source_key)
+        work = self.statistics.work(host.key, job.size_kb, *job.keys())
         jobs = max(host.occupied(), 1) + (host.load.foreign if host.load else 0.0)
         slowdown = 1.0 if host.kind == "distccd" else self.statistics.contention.stretch(jobs, max(host.cores(), 1))
         return figures.rtt.value + job.size_kb * 1.3 / figures.bandwidth() + work * slowdown
@@ -2621,7 +2652,7 @@ class Ledger:
         self.jobs = set()                   # from hello to end
         self.groups = {}                    # Job.group(): Group
         self.turns, self.locals, self.fair = Pool(), Pool(), FairShare()
-        self.memory = Memory()
+        self.memory, self.plain_only = Memory(), Memory()       # what goes local; what does not bear -fdirectives-only
         self.decisions = collections.deque(maxlen=DECISIONS_KEPT)
         self.actions = []
         self.kin_running = 0                # jobs that daemons under this kernel run
@@ -2655,9 +2686,13 @@ class Ledger:
         job.decision = Decision(job, now)
         self.decisions.append(job.decision)
 
-    def sized(self, job, size_kb, preprocess_s, now):
-        """The client has preprocessed; its turn ends and it waits for a host."""
+    def sized(self, job, size_kb, preprocess_s, mode, now):
+        """The client has preprocessed; its turn ends and it waits for a host. `mode` is plain where it found that
+        -fdirectives-only does not carry this source."""
         self.turns.drop(job, now)
+        if mode != job.mode:
+            self.plain_only.remember(job.uid, job.remember_key, "directives-only", now)
+            job.mode = mode
         job.size_kb = job.decision.size_kb = size_kb
         job.preprocess_s = preprocess_s
         self.statistics.preprocess.add(preprocess_s)
@@ -2665,13 +2700,26 @@ class Ledger:
 
     def queue(self, job, now, first=False):
         if not self.any_host_for(job, now):
-            self.go_home(job, "hosts-failed" if job.tries else "no-host", now)
+            self.no_host_left(job, now)
             return
         job.enter("wait", now)
         group = self.groups.get(job.group())
         if group is None:
             group = self.groups[job.group()] = Group(job.group())
         group.queue.insert(0 if first else len(group.queue), job)
+
+    def no_host_left(self, job, now):
+        """Preprocess again in plain -E where that opens hosts to it, else run here."""
+        if job.mode == MODE_DIRECTIVES:
+            job.mode = MODE_PLAIN
+            if self.any_host_for(job, now):
+                job.mode = MODE_DIRECTIVES
+                self.leave(job, now)
+                job.mode, job.may_directives = MODE_PLAIN, False
+                job.enter("queued", now)
+                self.turns.ask(job, job.uid, now)
+                return
+        self.go_home(job, "hosts-failed" if job.tries else "no-host", now)
 
     def go_home(self, job, reason, now):
         """The job is to run on this box, as soon as a local slot is free."""
@@ -2750,7 +2798,11 @@ class Ledger:
             host.fails(name, text, now)
 
     def bad_file(self, host, job, name, text, now):
+        """A job failed there and went well here. The file is to blame first, or the mode; the host after two files."""
         host.counters["failed"] += 1
+        if job.mode == MODE_DIRECTIVES:
+            self.plain_only.remember(job.uid, job.remember_key, name, now)
+            return
         self.memory.remember(job.uid, job.remember_key, name, now)
         host.bad_files.add((job.uid, job.source))
         if len(host.bad_files) >= BAD_FILES_BEFORE_SUSPECT:
@@ -2844,7 +2896,7 @@ class Scheduler(Ledger):
             return None
         job = fit[0]
         if len(fit) > max(host.slots(), 1) and now - job.arrived < 3 * (self.statistics.remote.value or 1.0):
-            job = max(fit, key=lambda j: self.statistics.work(host.key, j.size_kb, j.job_class, j.source_key))
+            job = max(fit, key=lambda j: self.statistics.work(host.key, j.size_kb, *j.keys()))
         group.queue.remove(job)
         return job
 
@@ -2909,6 +2961,7 @@ class Scheduler(Ledger):
         self.offer_local(now)
         if self.texts_held() < TEXTS_HELD_MAX:
             for job in self.turns.grant(self.cores, now):
+                job.mode = self.choose_mode(job, now)
                 job.enter("preprocess", now)
                 self.actions.append(("turn", job))
         for job in self.locals.grant(self.slots, now):
@@ -2928,7 +2981,7 @@ class Scheduler(Ledger):
             return
         if not self.hosts_for(group.key, now):
             for job in list(group.queue):
-                self.go_home(job, "hosts-failed" if job.tries else "no-host", now)
+                self.no_host_left(job, now)
             return
         while group.asking() < len(group.queue):
             if not self.ask_one(group, now):
@@ -2968,6 +3021,18 @@ class Scheduler(Ledger):
         job.tries = max(job.tries, 1)
         self.go_home(job, "hosts-failed", now)
 
+    def choose_mode(self, job, now):
+        """-fdirectives-only costs this box less CPU and the link two to four times the bytes: only where the source
+        bears it, and where most of the farm can take it over a link that carries it."""
+        if not job.may_directives or self.plain_only.recall(job.uid, job.remember_key, now):
+            return MODE_PLAIN
+        hosts = [host for host in self.hosts.values() if host.usable(now) and (
+            job.identity is None or host.offers(job.identity, MODE_PLAIN))]
+        able = [host for host in hosts if host.load and host.load.capabilities & CAN_DIRECTIVES
+                and self.statistics.host(host.key).bandwidth() >= DIRECTIVES_BANDWIDTH_KB_S]
+        enough = sum(host.slots() for host in able) >= DIRECTIVES_SHARE * sum(host.slots() for host in hosts)
+        return MODE_DIRECTIVES if able and enough else MODE_PLAIN
+
     def local_room(self):
         """Cores of this box that neither its users, nor local compiles, nor preprocessing, nor other daemons need."""
         remote = sum(len(host.leases) for host in self.hosts.values())
@@ -2987,7 +3052,7 @@ class Scheduler(Ledger):
             if any(self.placement.has_room(host) for host in hosts):
                 continue
             figures = self.statistics.host("local")
-            work = self.statistics.work("local", job.size_kb, job.job_class, job.source_key)
+            work = self.statistics.work("local", job.size_kb, *job.keys())
             jobs = len(self.locals.holders) + self.kin_running + 1
             here = work * self.statistics.contention.stretch(jobs, self.cores) + job.preprocess_s
             there = self.least_cost(hosts, job, now) if hosts else here + 1
@@ -4497,6 +4562,8 @@ class JobServer:
             args, source, _ = serve_args(words, compiler.family, compiler.cxx)
         except RefusedArgument as error:
             return connection.refuse("argument", str(error))
+        if "-fdirectives-only" in args and not self.spawner.may_directives_only:
+            return connection.refuse("mode")        # gcc obeys a leftover #include in it
         connection.folder, connection.folder_fd = self.spawner.area.make_folder()
         connection.source_fd = create_source(connection.folder_fd, os.fsencode(source))
         connection.argv = [os.fsencode(compiler.path)] + [os.fsencode(arg) for arg in args] + [b"-o", OBJECT_NAME]
@@ -5055,19 +5122,20 @@ class Session:
         if self.job is not None:
             raise WireError("a second HELO")
         if kind == b"cc":
-            return self.hello_compile([os.fsdecode(field) for field in fields[2:9]])
+            return self.hello_compile([os.fsdecode(field) for field in fields[2:10]])
         if kind == b"local":
             return self.hello_local(os.fsdecode(fields[2]), os.fsdecode(fields[3]))
         text = self.hub.answer(kind.decode("ascii", "replace"), [os.fsdecode(field) for field in fields[2:]], self.uid)
         return self.send(*text)
 
     def hello_compile(self, fields):
-        source, output, job_class, remember_key, compiler_key, own_only, cwd = fields
+        source, output, job_class, remember_key, compiler_key, own_only, directives, cwd = fields
         now = self.hub.loop.now()
         job = Job(self.uid, source if source.startswith("/") else cwd + "/" + source, output, job_class[:64],
                   remember_key, self, now)
         job.identity = self.hub.identities.get((self.uid, compiler_key))
         job.compiler_key, job.own_only = compiler_key, own_only == "1"
+        job.may_directives = directives == "1"
         flags = remember_key.split("\n", 2)[-1]
         job.source_key = hashlib.blake2b(os.fsencode(job.source + "\n" + flags), digest_size=8).hexdigest()
         if self.hub.nested(self.pid):
@@ -5095,13 +5163,13 @@ class Session:
             self.hub.scheduler.go_home(job, "compiler-script", self.hub.loop.now())
 
     def on_size(self, fields):
-        size, milliseconds = int(fields[0]), int(fields[1])
-        if not (0 <= size < 1 << 40 and 0 <= milliseconds < 1 << 40):
-            raise WireError("a size of %d" % size)
+        size, milliseconds, mode = (int(field) for field in fields[:3])
+        if not (0 <= size < 1 << 40 and 0 <= milliseconds < 1 << 40 and mode in (MODE_PLAIN, MODE_DIRECTIVES)):
+            raise WireError("a size of %d in mode %d" % (size, mode))
         job = self.need_job("preprocess")
         if job.identity is None:
             raise WireError("SIZE before the compiler's identity")
-        self.hub.scheduler.sized(job, size // 1024 + 1, milliseconds / 1e3, self.hub.loop.now())
+        self.hub.scheduler.sized(job, size // 1024 + 1, milliseconds / 1e3, mode, self.hub.loop.now())
 
     def on_fail(self, fields):
         job = self.need_job("remote", "wait", "home")
@@ -5122,7 +5190,7 @@ class Session:
             self.hub.scheduler.local_ended(job, outcome == b"local-ok", now)
         elif outcome == b"ok":
             sent, received, total_ms, *times = (int(field) for field in fields[1:9])
-            figures = JobFigures(job.size_kb, job.job_class, job.source_key, total_ms / 1e3, (sent + received) / 1024,
+            figures = JobFigures(job.size_kb, *job.keys(), total_ms / 1e3, (sent + received) / 1024,
                                  job.predicted_s)
             if times and times[1] >= 0:
                 figures.timed(Times(*times[:4], concurrency=times[4] / 100))
@@ -6664,6 +6732,10 @@ class Invocation:
 
     # -- which program
 
+    def takes_messages(self):
+        """Whether the user prefers the remote compiler's own messages, without source lines, to a second compile."""
+        return self.environ.get(b"DISTCC_LM_CARETS") == b"0"
+
     def find(self):
         """Look the compiler up on PATH, passing over links to this very file. False: there is none."""
         name = self.words[0]
@@ -6771,11 +6843,21 @@ class SourceText:
         self.mode = MODE_NAMES[MODE_PLAIN]
 
     def make(self, mode):
-        """Fill it, once. The name of a reason where the compile must stay here, else None."""
-        if self.fd >= 0:
+        """Fill it in that mode, unless it is. The name of a reason where the compile must stay here, else None. Where
+        "directives" does not carry this source it is made in plain mode at once, and `mode` says so."""
+        if self.fd >= 0 and mode == self.mode:
             return None
         import time
-        started, command, self.mode = time.monotonic(), self.command, mode
+        started = time.monotonic()
+        reason = self.make_once(mode)
+        if reason and mode == "directives" and reason != "incbin":
+            reason = self.make_once("plain")
+        self.milliseconds = int((time.monotonic() - started) * 1000)
+        return reason
+
+    def make_once(self, mode):
+        self.discard()
+        command, self.mode = self.command, mode
         if command.preprocessed:
             self.fd = posix.open(command.source, posix.O_RDONLY | posix.O_CLOEXEC)
         elif mode == "plain" and command.plain_bar:
@@ -6783,8 +6865,10 @@ class SourceText:
         elif not self.preprocess():
             return "preprocessor"
         self.size = posix.fstat(self.fd).st_size
-        self.milliseconds = int((time.monotonic() - started) * 1000)
-        refusal = content_refusal(read_all(self.fd, self.size), command, mode)
+        text = read_all(self.fd, self.size)
+        if mode == "directives" and directives_only_refusal(text):
+            return "directives-only"
+        refusal = content_refusal(text, command, mode)
         return refusal and refusal[0]
 
     def preprocess(self):
@@ -6838,6 +6922,11 @@ def remember_key(command):
     except OSError:
         stamp = ""
     return "%s\n%s\n%s" % (command.source, stamp, command.flags_key.replace("\0", "\n"))
+
+
+def show(reply):
+    write_all(1, reply.stdout)
+    write_all(2, reply.stderr)
 
 
 class Client:
@@ -6926,7 +7015,8 @@ class Client:
         command = self.command
         self.link = DaemonLink.find(self.invocation.sockets())
         self.link.send(b"HELO", CLIENT_VERSION, b"cc", command.source, command.output, command.job_class,
-                       remember_key(command), self.invocation.key(), 1 if command.own_only else 0, posix.getcwd())
+                       remember_key(command), self.invocation.key(), 1 if command.own_only else 0,
+                       0 if command.directives_only_bar or command.preprocessed else 1, posix.getcwd())
         while True:
             name, fields = self.link.receive()
             status = None
@@ -6951,7 +7041,7 @@ class Client:
         reason = self.text.make(MODE_NAMES[int(fields[0])])
         if reason:
             return self.give_up(reason)
-        self.link.send(b"SIZE", self.text.size, self.text.milliseconds)
+        self.link.send(b"SIZE", self.text.size, self.text.milliseconds, MODE_NAMES.index(self.text.mode))
         return None
 
     def give_up(self, reason, tell=False):
@@ -6974,7 +7064,7 @@ class Client:
         job, started = JobSocket(self.link.take_socket(), self.link), time.monotonic()
         try:
             reply = job.exchange(self.remote_argv(own=kind != b"distccd"), self.text.fd, self.text.size)
-            if reply.status or (reply.stderr or reply.stdout) and not self.takes_messages():
+            if reply.status or (reply.stderr or reply.stdout) and not self.invocation.takes_messages():
                 return self.judge(reply, job)
             new = NewFile(self.command.output)
             self.outputs.append(new)
@@ -6982,7 +7072,7 @@ class Client:
             job.receive(new.fd, reply.size)
             times = job.decode(decode_times()) if kind != b"distccd" else None
             job.close()
-            self.show(reply)
+            show(reply)
             return self.success(job, new, times, int((time.monotonic() - started) * 1000))
         except HostFailed as failure:
             return self.another(failure.args, job)
@@ -6996,20 +7086,12 @@ class Client:
         finally:
             job.close()
 
-    def takes_messages(self):
-        """Whether the user prefers the remote compiler's own messages, without source lines, to a second compile."""
-        return self.environ.get(b"DISTCC_LM_CARETS") == b"0"
-
-    def show(self, reply):
-        write_all(1, reply.stdout)
-        write_all(2, reply.stderr)
-
     def judge(self, reply, job):
         """The server answered, but not just with an object."""
         if reply.status & 0x7f:
             return self.another(("killed", "signal %d" % (reply.status & 0x7f)), job)
-        if reply.status and (self.takes_messages() or self.environ.get(b"DISTCC_LM_FALLBACK") == b"0"):
-            self.show(reply)
+        if reply.status and (self.invocation.takes_messages() or self.environ.get(b"DISTCC_LM_FALLBACK") == b"0"):
+            show(reply)
             if job.link:
                 self.link.send(b"DONE", b"failed")
             return reply.status >> 8
