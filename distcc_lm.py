@@ -2404,8 +2404,7 @@ class Host:
         "retry_at",         # end of the back-off
         "bad_files",        # sources that failed there and nowhere else
         "counters",         # {ok, failed, refused, cancelled}
-        "silent_since",     # for `status`: when it was found silent
-        "used_at",
+        "shared",           # its last report counts jobs of other submitters
         "misfits",          # {compiler identity: when it was refused}
     )
 
@@ -2416,7 +2415,7 @@ class Host:
         self.leases, self.asking, self.uncounted, self.ended, self.full = set(), 0, 0, 0, False
         self.failures, self.failure, self.retry_at, self.bad_files = 0, None, 0.0, set()
         self.counters = dict.fromkeys(("ok", "failed", "refused", "cancelled"), 0)
-        self.used_at, self.misfits = None, {}
+        self.shared, self.misfits = False, {}
 
     def slots(self):
         return self.load.slots if self.load else self.listed_slots
@@ -2657,7 +2656,6 @@ class Ledger:
         self.actions = []
         self.kin_running = 0                # jobs that daemons under this kernel run
         self.foreign = 0.0                  # runnable tasks on this box that are nobody's jobs
-        self.others_submit = False
         self.totals = dict.fromkeys(("remote", "local", "fallback", "served", "refused", "hedged", "compile_errors",
                                      "cancelled"), 0)
         self.local_reasons = {}
@@ -2880,7 +2878,6 @@ class Scheduler(Ledger):
         lease = job.lease = Lease(host, job, reservation, now)
         host.leases.add(lease)
         host.uncounted += 1
-        host.used_at = now
         self.fair.take(job.uid)
         decision = job.decision
         decision.choice, decision.predicted_s = host.name, job.predicted_s
@@ -2956,8 +2953,11 @@ class Scheduler(Ledger):
 
     def pump(self, now):
         """Grant turns, ask hosts, offer this box's own slots. Everything that may have become possible is done."""
-        for group in list(self.groups.values()):
-            self.serve_group(group, now)
+        pending = [group for group in list(self.groups.values()) if self.may_ask(group, now)]
+        while pending:                      # one question at a time, each for the user who has and asks for least
+            group = min(pending, key=lambda g: self.rank(g.key[0], now))
+            if group.asking() >= len(group.queue) or not self.ask_one(group, now):
+                pending.remove(group)
         self.offer_local(now)
         if self.texts_held() < TEXTS_HELD_MAX:
             for job in self.turns.grant(self.cores, now):
@@ -2973,19 +2973,22 @@ class Scheduler(Ledger):
         waiting = [job for group in self.groups.values() for job in group.queue]
         return TEXTS_HELD_MAX if sum(job.size_kb for job in waiting) > TEXTS_HELD_MAX_KB else len(waiting)
 
-    def serve_group(self, group, now):
+    def rank(self, uid, now):
+        active, recent = self.fair.rank(uid, now)
+        return active + sum(group.asking() for group in self.groups.values() if group.key[0] == uid), recent
+
+    def may_ask(self, group, now):
+        """Whether hosts may be asked for this group. If there are none its jobs go elsewhere; an empty group goes."""
         if not group.queue:
             for request in list(group.requests):
                 self.withdraw(request)
             del self.groups[group.key]
-            return
+            return False
         if not self.hosts_for(group.key, now):
             for job in list(group.queue):
                 self.no_host_left(job, now)
-            return
-        while group.asking() < len(group.queue):
-            if not self.ask_one(group, now):
-                return
+            return False
+        return True
 
     def ask_one(self, group, now):
         """Ask the best host with room for a slot, or park where all are full. False when nothing is left to ask."""
@@ -2995,15 +2998,17 @@ class Scheduler(Ledger):
             self.excluded_everywhere(job, now)
             return bool(group.queue)
         with_room = [host for host in hosts if self.placement.has_room(host)]
-        rows = self.placement.weigh(with_room or hosts, job, not self.others_submit, now)
-        job.decision.candidates = [(host.name, cost, "" if with_room else "full") for cost, host in rows[:8]]
-        if with_room:
-            least = self.least_cost(hosts, job, now)
-            rows = [row for row in rows if row[0] <= CANDIDATE_COST_RATIO * least]
-        else:
-            rows = [row for row in rows if row[1].kind == "peer" and not row[1].failures and not group.at(row[1])]
+        alone = not any(host.shared for host in hosts)
+        rows = self.placement.weigh(with_room, job, alone, now)
+        most = CANDIDATE_COST_RATIO * self.least_cost(hosts, job, now)      # a slow box must not make the tail
+        rows, remark = [row for row in rows if row[0] <= most], ""
+        if not rows:
             if len(group.requests) >= min(PARKED_MAX, len(group.queue)):
-                rows = []
+                return False
+            full = [host for host in hosts if host.kind == "peer" and not host.failures and not group.at(host)
+                    and host not in with_room]
+            rows, remark = self.placement.weigh(full, job, alone, now), "full"
+        job.decision.candidates = [(host.name, cost, remark) for cost, host in rows[:8]]
         if not rows:
             return False
         host = rows[0][1]
@@ -3056,7 +3061,8 @@ class Scheduler(Ledger):
             jobs = len(self.locals.holders) + self.kin_running + 1
             here = work * self.statistics.contention.stretch(jobs, self.cores) + job.preprocess_s
             there = self.least_cost(hosts, job, now) if hosts else here + 1
-            job.decision.candidates.append(("this box", here, "%d samples" % figures.samples))
+            others = [row for row in job.decision.candidates if row[0] != "this box"]
+            job.decision.candidates = others + [("this box", here, "%d samples" % figures.samples)]
             if here < there:
                 self.go_home(job, "local-is-faster", now)
 
@@ -4846,8 +4852,7 @@ class Reports:
         figures = self.scheduler.statistics.host(host.key)
         if load.kb_sum > KB_PRIOR and not figures.samples:
             figures.prior_k = load.cpu_ms_sum / load.kb_sum / 1e3
-        if set(load.counted) - {self.neighbours.instance}:
-            self.scheduler.others_submit = True
+        host.shared = bool(set(load.counted) - {self.neighbours.instance})
 
 
 IP_PKTINFO = 8                      # linux/in.h; Python's socket names it from 3.14 on
@@ -7239,7 +7244,7 @@ def run_client(words, ctype, masquerade):
         signals.ignore()
         client.discard()
         status = signals.die(interrupted.number)
-    except Exception as error:                              # noqa: BLE001 - whatever it is, the compile ends as it would
+    except Exception as error:                              # noqa: BLE001 - the compile ends as it would without us
         client.say("bug: %s: %s" % (type(error).__name__, error))
         status = client.end_without_farm()
     posix._exit(status)
