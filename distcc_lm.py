@@ -1,10 +1,12 @@
 #!/bin/sh
 """:" # Two languages: sh reads as far as exec, and to Python all of this is the docstring. A main script is parsed at
-      # every start (7 ms per 1,000 lines), an imported one comes from __pycache__; so sh has Python import it. There
-      # must be no backslash here.
+      # every start (7 ms per 1,000 lines), so sh has Python load what is compiled: the client's sections alone, which
+      # the daemon's start leaves in __pycache__ (1.2 times a bare Python), else the whole (1.45 times), which import
+      # compiles. There must be no backslash here.
 python=${DISTCC_LM_PYTHON:-/usr/bin/python3}
 [ -x "$python" ] || python=python3
-exec "$python" -IS -c 'import posix, sys
+exec "$python" -IS -c 'import marshal, posix, sys
+from _frozen_importlib_external import MAGIC_NUMBER as magic
 path, ctype, *sys.argv = sys.argv[1:]
 while True:
     folder = path.rpartition("/")[0] or "."
@@ -12,6 +14,16 @@ while True:
     except OSError: break
     path = link if link[0] == "/" else folder + "/" + link
 sys.path.append(folder)
+try:
+    fd, found = posix.open(folder + "/__pycache__/client." + sys.implementation.cache_tag, 0), posix.stat(path)
+    stamp, code = marshal.loads(posix.read(fd, 1 << 23))
+    posix.close(fd)
+    assert stamp == (magic, found.st_size, found.st_mtime_ns)
+    client = type(sys)("distcc_lm_client")
+    client.__file__ = path
+    exec(code, client.__dict__)
+except (AssertionError, EOFError, OSError, TypeError, ValueError): import distcc_lm as client
+client.client_main(sys.argv, ctype)
 import distcc_lm
 distcc_lm.main(sys.argv, ctype)' "$0" "${LC_CTYPE-}" "$0" "$@"
 
@@ -6227,26 +6239,52 @@ class Daemon:
         self.doors.close()
 
 
-def client_start():
-    """Whether a client's start finds this file compiled: "cached", or "reparsed" (20 ms a start)."""
+CLIENT_SECTIONS = ("1", "2", "3", "4", "11")
+
+
+def client_part(source):
+    """The program's text without the sections that the client does not use; every line keeps its number."""
+    kept, keep = [], True
+    for line in source.split("\n"):
+        if line.startswith("# ==== "):
+            keep = line[7:].partition(".")[0] in CLIENT_SECTIONS
+        kept.append(line if keep else "")
+    return "\n".join(kept)
+
+
+def client_cache():
+    """(path of the client's compiled part, the stamp that it must bear): what the header of this file looks for."""
     import importlib.util
     path = os.path.realpath(__file__)
-    cached = importlib.util.cache_from_source(path)
+    found = os.stat(path)
+    name = os.path.join(os.path.dirname(path), "__pycache__", "client." + sys.implementation.cache_tag)
+    return name, (importlib.util.MAGIC_NUMBER, found.st_size, found.st_mtime_ns)
+
+
+def client_start():
+    """Whether a client's start finds its part compiled: "cached", or "reparsed" (3 to 40 ms more a start)."""
+    import marshal
     try:
-        with open(cached, "rb") as file:
-            head = file.read(16)
-        fresh = int.from_bytes(head[8:12], "little") == int(os.stat(path).st_mtime) & 0xffffffff
-        return "cached" if fresh else "reparsed"
-    except OSError:
+        name, stamp = client_cache()
+        with open(name, "rb") as file:
+            return "cached" if marshal.load(file)[0] == stamp else "reparsed"
+    except (OSError, EOFError, TypeError, ValueError):
         return "reparsed"
 
 
 def compile_this_file():
-    """Leave a .pyc beside the program, which clients that may not write there profit from."""
+    """Leave the compiled parts beside the program, for clients that may not write there."""
+    import marshal
     import py_compile
+    path = os.path.realpath(__file__)
     try:
-        if client_start() != "cached":
-            py_compile.compile(os.path.realpath(__file__), doraise=True)
+        py_compile.compile(path, doraise=True)
+        name, stamp = client_cache()
+        with open(path, encoding="utf-8") as file:
+            code = compile(client_part(file.read()), path, "exec", dont_inherit=True)
+        with open(name + ".new", "wb") as file:
+            file.write(marshal.dumps((stamp, code)))
+        os.replace(name + ".new", name)
     except (OSError, py_compile.PyCompileError):
         pass                                        # `status` shows it as reparsed
 
@@ -6295,7 +6333,8 @@ def raise_descriptor_limit():
 def run_daemon(config):
     """Start, run, end. Exit status: 0, 1 with a line on stderr."""
     raise_descriptor_limit()
-    compile_this_file()
+    if client_start() != "cached":
+        compile_this_file()
     report = detach() if config.detach else None
     try:
         daemon = Daemon(config)
@@ -7229,8 +7268,39 @@ def real_path(path):
     return path
 
 
+def original_ctype():
+    """LC_CTYPE as the caller set it: Python's locale coercion changes the environment, not the block it was started
+    with."""
+    try:
+        block = read_file_of_unknown_size("/proc/self/environ")
+    except OSError:
+        return posix.environ.get(b"LC_CTYPE", b"").decode(errors="surrogateescape")
+    found = [entry[9:] for entry in block.split(b"\0") if entry.startswith(b"LC_CTYPE=")]
+    return found[0].decode(sys.getfilesystemencoding(), "surrogateescape") if found else ""
+
+
+def read_file_of_unknown_size(path):
+    fd, parts = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC), []
+    while not parts or parts[-1]:
+        parts.append(posix.read(fd, 1 << 16))
+    posix.close(fd)
+    return b"".join(parts)
+
+
+def client_main(argv, ctype):
+    """Runs `cc`, by that name or a link's, and does not return; returns where argv (the called name first) asks for
+    something else. `ctype`: the caller's LC_CTYPE from the sh header, None where Python was called directly."""
+    name = argv[0].rpartition("/")[2]
+    if family_of(name) is not None:
+        run_client([name] + argv[1:], ctype, True)
+    elif argv[1:2] == ["cc"] and len(argv) > 2:
+        run_client(argv[2:], ctype, False)
+
+
 def run_client(words, ctype, masquerade):
     """`cc`: never returns."""
+    if ctype is None:
+        ctype = original_ctype()
     environ = dict(posix.environ)
     if ctype:
         environ[b"LC_CTYPE"] = encode_system(ctype)
@@ -7593,35 +7663,12 @@ def run_line(words):
         return 130
 
 
-def original_ctype():
-    """LC_CTYPE as the caller set it: Python's locale coercion changes the environment, not the block it was started
-    with."""
-    try:
-        block = read_file_of_unknown_size("/proc/self/environ")
-    except OSError:
-        return posix.environ.get(b"LC_CTYPE", b"").decode(errors="surrogateescape")
-    found = [entry[9:] for entry in block.split(b"\0") if entry.startswith(b"LC_CTYPE=")]
-    return found[0].decode(sys.getfilesystemencoding(), "surrogateescape") if found else ""
-
-
-def read_file_of_unknown_size(path):
-    fd, parts = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC), []
-    while not parts or parts[-1]:
-        parts.append(posix.read(fd, 1 << 16))
-    posix.close(fd)
-    return b"".join(parts)
-
-
 def main(argv, ctype=None):
-    """argv[0] is the name that was called. `ctype`: the caller's LC_CTYPE, from the sh header. Exits."""
+    """argv[0] is the name that was called; `ctype` as in client_main(). Exits."""
     if sys.version_info < (3, 9):
         sys.exit("distcc_lm needs Python 3.9 or newer, this is %d.%d; DISTCC_LM_PYTHON names another"
                  % sys.version_info[:2])
-    name = argv[0].rpartition("/")[2]
-    if family_of(name) is not None:
-        run_client([name] + argv[1:], original_ctype() if ctype is None else ctype, True)
-    if len(argv) > 2 and argv[1] == "cc":
-        run_client(argv[2:], original_ctype() if ctype is None else ctype, False)
+    client_main(argv, ctype)
     sys.exit(run_line(argv[1:]))
 
 
