@@ -25,7 +25,7 @@ try:
 except (AssertionError, EOFError, OSError, TypeError, ValueError): import distcc_lm as client
 client.client_main(sys.argv, ctype)
 import distcc_lm
-distcc_lm.main(sys.argv, ctype)' "$0" "${LC_CTYPE-}" "$0" "$@"
+distcc_lm.main(sys.argv, ctype)' "$0" "${LC_CTYPE+=}${LC_CTYPE-}" "$0" "$@"
 
 distcc_lm: load management for distcc.
 
@@ -7269,13 +7269,13 @@ def real_path(path):
 
 
 def original_ctype():
-    """LC_CTYPE as the caller set it: Python's locale coercion changes the environment, not the block it was started
-    with."""
+    """"=" and LC_CTYPE as the caller set it, or "". Python's locale coercion changes the environment, but not the block
+    that it was started with."""
     try:
         block = read_file_of_unknown_size("/proc/self/environ")
     except OSError:
-        return posix.environ.get(b"LC_CTYPE", b"").decode(errors="surrogateescape")
-    found = [entry[9:] for entry in block.split(b"\0") if entry.startswith(b"LC_CTYPE=")]
+        block = b"".join(b"%s=%s\0" % item for item in posix.environ.items())
+    found = [entry[8:] for entry in block.split(b"\0") if entry.startswith(b"LC_CTYPE=")]
     return found[0].decode(sys.getfilesystemencoding(), "surrogateescape") if found else ""
 
 
@@ -7289,11 +7289,11 @@ def read_file_of_unknown_size(path):
 
 def client_main(argv, ctype):
     """Runs `cc`, by that name or a link's, and does not return; returns where argv (the called name first) asks for
-    something else. `ctype`: the caller's LC_CTYPE from the sh header, None where Python was called directly."""
+    something else. `ctype`: as of original_ctype(), from the sh header; None where Python was called directly."""
     name = argv[0].rpartition("/")[2]
     if family_of(name) is not None:
         run_client([name] + argv[1:], ctype, True)
-    elif argv[1:2] == ["cc"] and len(argv) > 2:
+    elif argv[1:2] == ["cc"] and argv[2:] not in ([], ["--help"], ["-h"]):
         run_client(argv[2:], ctype, False)
 
 
@@ -7302,10 +7302,9 @@ def run_client(words, ctype, masquerade):
     if ctype is None:
         ctype = original_ctype()
     environ = dict(posix.environ)
+    environ.pop(b"LC_CTYPE", None)                          # it may be Python's own coercion
     if ctype:
-        environ[b"LC_CTYPE"] = encode_system(ctype)
-    else:                                                   # Python's own coercion, never the caller's
-        environ.pop(b"LC_CTYPE", None)
+        environ[b"LC_CTYPE"] = encode_system(ctype[1:])
     signals = Signals()
     client = Client(Invocation(words, environ, masquerade, signals))
     try:
@@ -7381,14 +7380,14 @@ def status_lines(status, width=80):
                      shown(host["waiting"]), shown(host["load"], "%.1f"), shown(host["speed_ms_per_kb"], "%.2f"),
                      str(host["jobs"]["ok"]), str(host["jobs"]["failed"] + host["jobs"]["refused"]), remark(host)))
     lines += table(rows, width)
-    lines += ["", "%d jobs compiled remotely, %d here, %d here after a try elsewhere; %d served to others" % (
+    lines += ["", "%d jobs remote, %d here, %d here after a try elsewhere; %d served to others" % (
         totals["remote"], totals["local"], totals["fallback"], totals["served"])]
     if totals["local_reasons"]:
         reasons = sorted(totals["local_reasons"].items(), key=lambda item: -item[1])
         lines.append("Here because:")
         lines += ["  %6d  %s" % (count, LOCAL_REASONS.get(name) or reason_text(name)) for name, count in reasons[:6]]
         if {"messages", "compile-error"} & set(totals["local_reasons"]):
-            lines.append("  (DISTCC_LM_CARETS=0 takes the remote compiler's messages, without source lines)")
+            lines.append("  (DISTCC_LM_CARETS=0 takes the remote messages, without source lines)")
     lines += job_lines(status, width)
     if daemon["client_start"] == "reparsed":
         lines.append("The client is parsed anew at each start: no .pyc beside the program can be written.")
@@ -7547,8 +7546,8 @@ def command_line_parser():
     daemon = commands.add_parser("daemon", help="run this box's daemon", fromfile_prefix_chars="@",
                                  epilog="@FILE takes options from a file, one a line.")
     daemon_options(daemon)
-    compile_ = commands.add_parser("cc", help="compile: cc COMPILER ARG...", add_help=False)
-    compile_.add_argument("words", nargs="*")
+    compile_ = commands.add_parser("cc", help="compile: cc COMPILER ARG...")
+    compile_.add_argument("words", nargs="*", metavar="COMPILER ARG", help="the compiler command; exits as it would")
     status = commands.add_parser("status", help="hosts, jobs, and why jobs stayed here")
     status.add_argument("--json", action="store_true", help="one JSON object")
     for later in ("--metrics", "--watch"):
@@ -7556,13 +7555,13 @@ def command_line_parser():
     status.add_argument("--html", metavar="FILE", help="(not in this version)")
     why = commands.add_parser("why", help="the last decisions: candidates, costs, outcome")
     why.add_argument("which", nargs="?", default="", metavar="N|FILE")
-    explain = commands.add_parser("explain", help="would this command be distributed", add_help=False)
-    explain.add_argument("words", nargs="*")
+    explain = commands.add_parser("explain", help="would this command be distributed, and if not why")
+    explain.add_argument("words", nargs="*", metavar="COMPILER ARG", help="the compiler command")
     commands.add_parser("jobs", help="a number for make -j")
     drain = commands.add_parser("drain", help="take no new jobs of others; off: take them again")
     drain.add_argument("switch", nargs="?", choices=("on", "off"), default="on")
     for name, what in LATER.items():
-        commands.add_parser(name, help="%s (not in this version)" % what, add_help=False)
+        commands.add_parser(name, help="%s (not in this version)" % what)
     return parser
 
 
@@ -7640,9 +7639,9 @@ def run_line(words):
     """Dispatch all commands but cc. Exit status: 0, 1 it failed, 2 usage or no daemon."""
     import_daemon_modules()
     try:
-        if words[:1] == ["explain"]:
+        if words[:1] == ["explain"] and words[1:] not in (["--help"], ["-h"]):
             return explain_command(words[1:])
-        if words[:1] and words[0] in LATER:
+        if words[:1] and words[0] in LATER and words[1:] not in (["--help"], ["-h"]):
             raise UsageError("%s (%s) is not in this version" % (words[0], LATER[words[0]]))
         parser = command_line_parser()
         options = parser.parse_args(words)
