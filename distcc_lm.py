@@ -2416,6 +2416,7 @@ class Host:
         "retry_at",         # end of the back-off
         "bad_files",        # sources that failed there and nowhere else
         "counters",         # {ok, failed, refused, cancelled}
+        "retired",          # listed no longer: no new jobs
         "shared",           # its last report counts jobs of other submitters
         "misfits",          # {compiler identity: when it was refused}
     )
@@ -2427,7 +2428,7 @@ class Host:
         self.leases, self.asking, self.uncounted, self.ended, self.full = set(), 0, 0, 0, False
         self.failures, self.failure, self.retry_at, self.bad_files = 0, None, 0.0, set()
         self.counters = dict.fromkeys(("ok", "failed", "refused", "cancelled"), 0)
-        self.shared, self.misfits = False, {}
+        self.shared, self.retired, self.misfits = False, False, {}
 
     def slots(self):
         return self.load.slots if self.load else self.listed_slots
@@ -2457,6 +2458,8 @@ class Host:
                 return "draining", REASONS["draining"].text
             if self.load.state == STATE_SHORT:
                 return "busy", "short of memory or disk"
+        if self.retired:
+            return "draining", "no longer listed"
         if self.failures:
             name, text = self.failure
             wait = max(0, self.retry_at - now)
@@ -2478,7 +2481,7 @@ class Host:
         """May get jobs now, room apart; after a back-off just one, as a probe (Placement.has_room)."""
         if self.kind == "peer" and (self.silent(now) or self.load.state in (STATE_DRAINING, STATE_SHORT)):
             return False
-        return not self.failures or now >= self.retry_at
+        return not self.retired and (not self.failures or now >= self.retry_at)
 
     def offers(self, identity, mode):
         """Whether it has this compiler; a plain distccd is taken at its word, for plain -E."""
@@ -2720,12 +2723,10 @@ class Ledger:
 
     def no_host_left(self, job, now):
         """Preprocess again in plain -E where that opens hosts to it, else run here."""
+        self.leave(job, now)                # while job.group() still names the queue that it is in
         if job.mode == MODE_DIRECTIVES:
-            job.mode = MODE_PLAIN
+            job.mode, job.may_directives = MODE_PLAIN, False
             if self.any_host_for(job, now):
-                job.mode = MODE_DIRECTIVES
-                self.leave(job, now)
-                job.mode, job.may_directives = MODE_PLAIN, False
                 job.enter("queued", now)
                 self.turns.ask(job, job.uid, now)
                 return
@@ -3096,7 +3097,7 @@ class Scheduler(Ledger):
     def patience(self, host, job):
         """Seconds until a job counts as late. A plain distccd shows no other sign of being stuck; one of ours goes
         silent first, and ends what takes longer than its own --job-timeout."""
-        slack = 1 if host.kind == "distccd" else 4
+        slack = 1 if host.kind == "distccd" else 2
         return slack * max(OVERDUE_S, OVERDUE_RATIO * (job.predicted_s or 0.0))
 
     def make_jobs(self, now):
@@ -3110,6 +3111,8 @@ class Scheduler(Ledger):
         remote = [job for job in self.jobs if job.lease]
         assert leases == len(remote), "%d leases but %d jobs with one" % (leases, len(remote))
         assert all(job.state == "remote" for job in remote), "a lease with a job that is not remote"
+        for group in self.groups.values():
+            assert all(job.group() == group.key for job in group.queue), "a job in another group's queue"
         queued = sum(len(group.queue) for group in self.groups.values())
         waiting = sum(job.state == "wait" for job in self.jobs)
         assert queued == waiting, "%d jobs queued but %d wait" % (queued, waiting)
@@ -5262,7 +5265,7 @@ class Session:
 
     def send_local(self):
         """It may run here. The slot comes back with the end of the process, which its pidfd tells even after exec."""
-        if not self.holds:
+        if not self.holds and self.pidfd is None:
             try:
                 self.pidfd = os.pidfd_open(self.pid)
             except (OSError, AttributeError):
@@ -5494,6 +5497,10 @@ def user_name(uid):
 # ==== 10. Daemon ====================================================================================================
 # The event loop that drives sections 7 to 9; what it reads of this box; signals, timers, start and end. No policy.
 
+class StartError(Exception):
+    """The daemon cannot start; str() says why in one line. Exit status 1."""
+
+
 class Loop:
     """selectors and periodic tasks. A callback's OSError for want of descriptors goes to `on_no_descriptors`; any other
     exception is a bug: logged by name, and its connection closed where it has an end()."""
@@ -5504,7 +5511,10 @@ class Loop:
         self.watched = {}                           # object: (fd, events, callback)
         self.tasks = []                             # [due, interval, function(now)]
         self.level, self.log_path = self.LEVELS.index(log_level), log_file
-        self.log_stream = open(log_file, "a", buffering=1, errors="replace") if log_file else sys.stderr
+        try:
+            self.log_stream = open(log_file, "a", buffering=1, errors="replace") if log_file else sys.stderr
+        except OSError as error:
+            raise StartError("--log-file %s: %s" % (log_file, error.strerror)) from None
         self.on_no_descriptors = lambda: None
         self.settle = lambda: None                  # after each batch of events: carry out decisions
         self.last_turn = self.now()
@@ -5684,10 +5694,6 @@ def cgroup_quota():
     return min(quotas, default=None)
 
 
-class StartError(Exception):
-    """The daemon cannot start; str() says why in one line. Exit status 1."""
-
-
 def prepare_socket_folder(folder, default):
     """Make it where it is a default one; under the temp dir it must be one's own, 0700 and no link. Raises
     StartError."""
@@ -5844,15 +5850,31 @@ class Directory:
     def __init__(self, config, loop, hosts, trust):
         self.config, self.loop, self.hosts, self.trust = config, loop, hosts, trust
         self.resolver = Resolver(loop, self.resolved)
+        self.listed = set()                         # keys of hosts that options or lists name
 
     def load(self):
-        """Add what is not known yet. Raises StartError."""
-        for endpoint in self.config.peer:
-            if str(endpoint) not in self.hosts:
-                self.add_host(Host(str(endpoint), str(endpoint), "peer", endpoint))
-        for entry in self.read_host_list():
-            if str(entry.endpoint) not in self.hosts:
-                self.add_host(Host(str(entry.endpoint), str(entry.endpoint), "distccd", entry.endpoint, entry.slots))
+        """Add what is new, let go what is no longer listed. Raises StartError."""
+        wanted = [Host(str(endpoint), str(endpoint), "peer", endpoint) for endpoint in self.config.peer]
+        wanted += [Host(str(entry.endpoint), str(entry.endpoint), "distccd", entry.endpoint, entry.slots)
+                   for entry in self.read_host_list()]
+        keys = {host.key for host in wanted}
+        for key in self.listed - keys:
+            if key in self.hosts:
+                self.hosts[key].retired = True
+        self.listed = keys
+        self.forget_retired()
+        for host in wanted:
+            if host.key not in self.hosts:
+                self.add_host(host)
+            elif self.hosts[host.key].retired:
+                self.hosts[host.key].retired = False
+
+    def forget_retired(self):
+        """Hosts that are listed no longer go when their last job has ended."""
+        for key, host in list(self.hosts.items()):
+            if host.retired and not host.leases and not host.asking:
+                del self.hosts[key]
+                self.trust.peers = {e: k for e, k in self.trust.peers.items() if k != key}
 
     def read_host_list(self):
         """--hosts, or what distcc would use, and no error there ends a daemon that was not told to use it."""
@@ -5883,7 +5905,7 @@ class Directory:
         endpoint = Endpoint((address, host.endpoint[1]))
         if self.trust.peers.get(endpoint, host.key) != host.key:
             self.loop.log("warning", "%s is listed already, as %s" % (host.name, self.trust.peers[endpoint]))
-            del self.hosts[host.key]
+            self.hosts.pop(host.key, None)
             return
         self.trust.peers = {e: key for e, key in self.trust.peers.items() if key != host.key}
         host.address = address
@@ -5898,6 +5920,7 @@ class Directory:
                     self.loop.log("warning", "%s: no such host is known" % name)
 
     def resolve_again(self, now):
+        self.forget_retired()
         for host in self.hosts.values():
             named = host.endpoint[0] != host.address
             if named and (not host.address or host.failures or host.kind == "peer" and host.silent(now)):
@@ -6006,9 +6029,9 @@ class Daemon:
         slots = config.slots or self.box.cores
         settings = SpawnSettings(config.user, config.nice, config.job_timeout, config.contain, config.tmpdir,
                                  [os.fsencode(folder) for folder in config.compilers], config.max_job_mb << 20)
+        self.loop = Loop(config.log_level, config.log_file)
         if config.allow:
             self.spawner = Spawner.start(settings)  # before any socket or thread exists
-        self.loop = Loop(config.log_level, config.log_file)
         self.instance = os.urandom(INSTANCE_BYTES)
         self.statistics = load_state(config.state, self.loop.log)
         self.scheduler = Scheduler(self.statistics, slots, self.box.cores, random.Random())
@@ -6135,7 +6158,7 @@ class Daemon:
                 "contained": self.spawner.containment if self.spawner else None}
 
     def reload_hosts(self):
-        """SIGHUP: hosts that the list has gained are used; nothing that works is touched."""
+        """SIGHUP: hosts that the list has gained are used, those that it has lost get no new jobs."""
         try:
             self.directory.load()
         except StartError as error:
@@ -6349,7 +6372,8 @@ def run_daemon(config):
         if config.pid_file:
             write_pid_file(config.pid_file)
         if report is not None:
-            end_detaching(report, bool(config.log_file))
+            os.write(report, b"ok")
+            os.close(report)
         return daemon.run()
     except OSError as error:
         print("distcc_lm: %s" % error, file=sys.stderr)
@@ -6385,16 +6409,11 @@ def detach():
         os._exit(0 if said == b"ok" else 1)
     os.close(read_end)
     os.setsid()
-    return write_end
-
-
-def end_detaching(report, logs_to_file):
-    null = os.open("/dev/null", os.O_RDWR)
+    null = os.open("/dev/null", os.O_RDWR)          # now, so that the spawner does not hold the caller's pipes open
     for fd in (0, 1, 2):
         os.dup2(null, fd)
     os.close(null)
-    os.write(report, b"ok")
-    os.close(report)
+    return write_end
 
 
 # ==== 11. Client ====================================================================================================
