@@ -5210,7 +5210,8 @@ class Session:
             self.hub.scheduler.local_ended(job, outcome == b"local-ok", now)
         elif outcome == b"ok":
             sent, received, total_ms, *times = (int(field) for field in fields[1:9])
-            figures = JobFigures(job.size_kb, *job.keys(), total_ms / 1e3, (sent + received) / 1024,
+            job_class, source_key = job.keys()
+            figures = JobFigures(job.size_kb, job_class, source_key, total_ms / 1e3, (sent + received) / 1024,
                                  job.predicted_s)
             if times and times[1] >= 0:
                 figures.timed(Times(*times[:4], concurrency=times[4] / 100))

@@ -1,0 +1,7991 @@
+"""Tests of distcc_lm, numbered as the program: section N is tested in section N.
+
+DISTCC_LM=PATH names the program under test (default: distcc_lm.py beside this file). DISTCC_LM_SEED=N seeds what is
+drawn. Of the rows that compile with real compilers both ways a third runs, drawn by the seed; DISTCC_LM_ALL=1 runs
+all."""
+import argparse
+import ast
+import atexit
+import collections
+import concurrent.futures
+import contextlib
+import ctypes
+import errno
+import filecmp
+import functools
+import glob
+import heapq
+import importlib.util
+import itertools
+import json
+import math
+import os
+import pwd
+import random
+import re
+import resource
+import select
+import shlex
+import shutil
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+import uuid
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+PROGRAM = os.path.abspath(os.environ.get("DISTCC_LM") or os.path.join(HERE, "distcc_lm.py"))
+SEED = int(os.environ.get("DISTCC_LM_SEED") or 0)
+ALL_ROWS = os.environ.get("DISTCC_LM_ALL") == "1"
+
+
+def load_program(path):
+    """The program as a module, with all that its daemon imports."""
+    spec = importlib.util.spec_from_file_location("distcc_lm", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["distcc_lm"] = module
+    spec.loader.exec_module(module)
+    module.import_daemon_modules()
+    return module
+
+
+lm = load_program(PROGRAM)
+
+
+def read_text(path):
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def pythons():
+    """{version: path} of every Python from 3.9 on that can be found, the running one among them."""
+    found = {}
+    root = os.environ.get("PYENV_ROOT") or os.path.expanduser("~/.pyenv")
+    candidates = [sys.executable, "/usr/bin/python3"] + sorted(glob.glob(root + "/versions/3.*/bin/python3"))
+    candidates += filter(None, (shutil.which("python3.%d" % minor) for minor in range(9, 30)))
+    for path in candidates:
+        if not os.path.exists(path) or os.path.realpath(path).find("/shims/") >= 0:
+            continue
+        done = subprocess.run([path, "-ISc", "import sys; print(sys.version_info[0] * 100 + sys.version_info[1])"],
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        if done.returncode == 0 and int(done.stdout) >= 309:
+            found.setdefault("%d.%d" % divmod(int(done.stdout), 100), path)
+    return found
+
+
+# ==== Section 0: layering and style =================================================================================
+
+BANNER = re.compile(r"# ==== (\d+)\. (\S.*?) =+")
+PURE, PURE_MODULES = range(3, 7), {"collections", "hashlib", "hmac", "ipaddress", "math", "struct", "sys"}
+PURE_SYS = {"getfilesystemencoding", "maxsize", "byteorder"}
+IMPURE_BUILTINS = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"}
+CLIENT, CLIENT_USES = 11, {0, 1, 2, 3, 4, 11}
+MECHANISM = range(7, 11)        # these hold no policy, so they mention no number that a policy turns
+POLICY = re.compile("(BACKOFF|BAD_FILES|TRIES|PARKED|WITHDRAW|CANDIDATE|COST|SLOTS_PER|SPEED|JOB_FIXED|SMALL_JOB|CLASS|"
+                    "RESIDUAL|CONTENTION|SOURCES|TRANSFER|BANDWIDTH|UNKNOWN_HOST|REFUSAL_MEMORY|POOL_STALL|TEXTS)_")
+LINE_MOST, FUNCTION_MOST, CLASS_MOST = 120, 49, 249
+UNDONE = re.compile(r"\b(%s)\b" % "|".join(("TO" "DO", "FIX" "ME", "XX" "X", "HA" "CK")))
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def banners(text):
+    """[(line, number, title)] of the sections."""
+    found = [(at, BANNER.fullmatch(line)) for at, line in enumerate(text.splitlines(), 1) if line.startswith("# ==== ")]
+    return [(at, int(match[1]) if match else None, match[2] if match else "") for at, match in found]
+
+
+def bound_names(nodes):
+    """Names that statements bind in their own scope: assignments, imports, definitions, except and with targets."""
+    found, pending, outer = set(), list(nodes), set()
+    while pending:
+        node = pending.pop()
+        if isinstance(node, FUNCTIONS + (ast.ClassDef,)):
+            found.add(node.name)
+            continue
+        if isinstance(node, (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+            found.update(n.target.id for n in ast.walk(node) if isinstance(n, ast.NamedExpr))
+            continue
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            found.add(node.id)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            found.update((alias.asname or alias.name).partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            found.add(node.name)
+        elif isinstance(node, ast.Global):
+            outer.update(node.names)
+        pending.extend(ast.iter_child_nodes(node))
+    return found - outer
+
+
+class GlobalNames(ast.NodeVisitor):
+    """`used`: (name, line) of all that is looked up in the module's scope or among the builtins."""
+
+    def __init__(self):
+        self.used, self.scopes = [], []         # scopes: (names, whether of a class), innermost last
+
+    def visit_Name(self, node):
+        for depth, (names, of_class) in enumerate(reversed(self.scopes)):
+            if node.id in names and not (of_class and depth):
+                return
+        if isinstance(node.ctx, ast.Load):
+            self.used.append((node.id, node.lineno))
+
+    def inside(self, names, nodes, of_class=False):
+        self.scopes.append((names, of_class))
+        for node in nodes:
+            self.visit(node)
+        self.scopes.pop()
+
+    def visit_FunctionDef(self, node):
+        body = node.body if isinstance(node.body, list) else [node.body]
+        arguments = node.args
+        for outer in getattr(node, "decorator_list", []) + arguments.defaults + arguments.kw_defaults:
+            if outer:
+                self.visit(outer)
+        every = arguments.posonlyargs + arguments.args + arguments.kwonlyargs
+        every += filter(None, (arguments.vararg, arguments.kwarg))
+        self.inside({a.arg for a in every} | bound_names(body), body)
+
+    visit_AsyncFunctionDef = visit_Lambda = visit_FunctionDef
+
+    def visit_ClassDef(self, node):
+        for outer in node.decorator_list + node.bases + node.keywords:
+            self.visit(outer)
+        self.inside(bound_names(node.body), node.body, True)
+
+    def visit_comprehension_scope(self, node):
+        self.visit(node.generators[0].iter)
+        targets = bound_names(generator.target for generator in node.generators)
+        self.inside(targets, [child for child in ast.iter_child_nodes(node)])
+
+    visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = visit_comprehension_scope
+
+
+class Source:
+    """One program text, and what is wrong with it: faults are (line, sentence)."""
+
+    def __init__(self, text):
+        self.text, self.tree, self.banners = text, ast.parse(text), banners(text)
+        self.defined, self.used, self.imports = {}, [], []      # name: section; (section, name, line); likewise
+        self.modules = set()                                    # bound by the header: the daemon's modules
+        for node in self.tree.body:
+            section = self.section(node.lineno)
+            for name in bound_names([node]):
+                self.defined.setdefault(name, section)
+            visitor = GlobalNames()
+            visitor.visit(node)
+            self.used += [(section, name, line) for name, line in visitor.used]
+            for part in ast.walk(node):
+                if isinstance(part, (ast.Import, ast.ImportFrom)):
+                    names = [part.module or ""] if isinstance(part, ast.ImportFrom) else [a.name for a in part.names]
+                    self.imports += [(section, name, part.lineno) for name in names]
+        self.modules = {name for section, name, _ in self.imports if section == 0}
+
+    def section(self, line):
+        return next((number for at, number, _ in reversed(self.banners) if at < line), 0)
+
+    def banner_faults(self):
+        numbers = [number for _, number, _ in self.banners]
+        if not numbers or numbers != list(range(1, len(numbers) + 1)):
+            yield 1, "sections are numbered %s" % numbers
+        lines = self.text.splitlines()
+        for at, _, title in self.banners:
+            if len(lines[at - 1]) != len(lines[self.banners[0][0] - 1]):
+                yield at, "the banner of %r is not as wide as the first" % title
+
+    def order_faults(self):
+        """A section uses only what is above it."""
+        for section, name, line in self.used:
+            if self.defined.get(name, 0) > section:
+                yield line, "section %d mentions %s of section %d" % (section, name, self.defined[name])
+
+    def purity_faults(self):
+        """Sections 3 to 6 do no IO and read no clock; nor do they draw random numbers of their own."""
+        for section, name, line in self.used:
+            module = name in self.modules and name not in PURE_MODULES
+            if section in PURE and (module or name in IMPURE_BUILTINS):
+                yield line, "section %d is pure but mentions %s" % (section, name)
+        for section, name, line in self.imports:
+            if section in PURE and name not in PURE_MODULES:
+                yield line, "section %d is pure but imports %s" % (section, name)
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "sys":
+                if self.section(node.lineno) in PURE and node.attr not in PURE_SYS:
+                    yield node.lineno, "section %d is pure but mentions sys.%s" % (self.section(node.lineno), node.attr)
+
+    def client_faults(self):
+        """Section 11 is the hot path: nothing of 5 to 10, and none of the modules that only the daemon imports."""
+        for section, name, line in self.used:
+            if section == CLIENT and self.defined.get(name, 0) not in CLIENT_USES:
+                yield line, "the client mentions %s of section %d" % (name, self.defined[name])
+            if section == CLIENT and name in self.modules - {"posix", "sys"}:
+                yield line, "the client mentions the daemon's module %s" % name
+
+    def policy_faults(self):
+        for section, name, line in self.used:
+            if section in MECHANISM and POLICY.match(name) and self.defined.get(name) == 1:
+                yield line, "section %d holds no policy but mentions %s" % (section, name)
+
+    def unused_faults(self):
+        """A tunable that turns nothing."""
+        mentioned = {name for _, name, _ in self.used}
+        for node in self.tree.body:
+            for name in bound_names([node]) if self.section(node.lineno) == 1 else ():
+                if name not in mentioned:
+                    yield node.lineno, "%s is used nowhere" % name
+
+    def size_faults(self):
+        for node in ast.walk(self.tree):
+            lines = getattr(node, "end_lineno", 0) and node.end_lineno - node.lineno + 1
+            if isinstance(node, FUNCTIONS) and lines > FUNCTION_MOST:
+                yield node.lineno, "function %s has %d lines" % (node.name, lines)
+            if isinstance(node, ast.ClassDef) and lines > CLASS_MOST:
+                yield node.lineno, "class %s has %d lines" % (node.name, lines)
+
+    def line_faults(self):
+        for at, line in enumerate(self.text.split("\n"), 1):
+            if len(line) > LINE_MOST:
+                yield at, "%d columns" % len(line)
+            if "\t" in line:
+                yield at, "a tab"
+            if line != line.rstrip():
+                yield at, "blanks at the end"
+            if UNDONE.search(line):
+                yield at, "undone work: %s" % UNDONE.search(line)[0]
+
+
+class ChecksProgram(unittest.TestCase):
+    """What Layering and Style share: no fault of a kind in a file."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.source = Source(read_text(PROGRAM))
+
+    def assertClean(self, faults, path=PROGRAM):
+        faults = ["%s:%d: %s" % ((os.path.basename(path),) + fault) for fault in sorted(set(faults))]
+        self.assertFalse(faults, "\n" + "\n".join(faults))
+
+
+class Layering(ChecksProgram):
+    def test_banners(self):
+        self.assertClean(self.source.banner_faults())
+        self.assertGreaterEqual(len(self.source.banners), 13)
+
+    def test_map(self):
+        """The map in the docstring names each section, in order."""
+        mapped = re.findall(r"^ {4,5}(\d+) (\w[\w ]*?)  ", ast.get_docstring(self.source.tree, False), re.M)
+        self.assertEqual([(int(number), title.lower()) for number, title in mapped],
+                         [(number, title.lower()) for _, number, title in self.source.banners])
+
+    def test_order(self):
+        self.assertClean(self.source.order_faults())
+
+    def test_pure(self):
+        self.assertClean(self.source.purity_faults())
+
+    def test_client(self):
+        self.assertClean(self.source.client_faults())
+
+    def test_mechanism(self):
+        self.assertClean(self.source.policy_faults())
+
+    def test_names_exist(self):
+        """Every name that is looked up in the module is defined in it or a builtin."""
+        import builtins
+        known = set(self.source.defined) | self.source.modules | set(vars(builtins)) | {"__file__"}
+        self.assertClean((line, "%s is not defined" % name) for _, name, line in self.source.used if name not in known)
+
+
+class Style(ChecksProgram):
+    def test_sizes(self):
+        self.assertClean(self.source.size_faults())
+
+    def test_lines(self):
+        self.assertClean(self.source.line_faults())
+
+    def test_tunables(self):
+        self.assertClean(self.source.unused_faults())
+
+    def test_this_file(self):
+        this = Source(read_text(__file__))
+        self.assertClean(list(this.size_faults()) + list(this.line_faults()), __file__)
+
+
+BAD_SOURCES = (
+    # kind of fault, a word of the sentence, source with its sections
+    ("banner", "numbered", "# ==== 1. A ===\n# ==== 3. B ===\n"),
+    ("banner", "numbered", "x = 1\n"),
+    ("banner", "numbered", "# ==== One ===\n"),
+    ("banner", "wide", "# ==== 1. A ===\n# ==== 2. B ====\n"),
+    ("order", "later of section 2", "# ==== 1. A ===\ndef f():\n    return later\n# ==== 2. B ===\nlater = 1\n"),
+    ("order", "later of section 2", "# ==== 1. A ===\nx = [later for y in z]\n# ==== 2. B ===\ndef later(): pass\n"),
+    ("order", "later of section 2", "# ==== 1. A ===\ndef f(later=later): pass\n# ==== 2. B ===\nlater = 1\n"),
+    ("order", "later of section 2", "# ==== 1. A ===\nclass C(later): pass\n# ==== 2. B ===\nclass later: pass\n"),
+    ("order", "later of section 2", "# ==== 1. A ===\nclass C:\n    later = 1\n    def f(self): return later\n"
+                                    "# ==== 2. B ===\nlater = 1\n"),
+    ("order", "later of section 2", "# ==== 1. A ===\nf = lambda x: later\n# ==== 2. B ===\nfor later in (): pass\n"),
+    ("order", "later of section 2", "# ==== 1. A ===\ndef f():\n    @later\n    def g(): pass\n"
+                                    "# ==== 2. B ===\nimport later\n"),
+    ("order", None, "# ==== 1. A ===\ndef f(later):\n    return later, x.later\n# ==== 2. B ===\nlater = 1\n"),
+    ("order", None, "# ==== 1. A ===\ndef f():\n    for later in (): yield later\n# ==== 2. B ===\nlater = 1\n"),
+    ("order", None, "# ==== 1. A ===\nx = [later for later in ()]\n# ==== 2. B ===\nlater = x\n"),
+    ("order", None, "# ==== 1. A ===\ndef f():\n    import later\n    return later\n# ==== 2. B ===\nlater = 1\n"),
+    ("order", None, "# ==== 1. A ===\nclass C:\n    later = 1\n    x = later\n# ==== 2. B ===\nlater = 1\n"),
+    ("purity", "mentions time", "import time\n# ==== 3. A ===\ndef f(): return time.time()\n"),
+    ("purity", "mentions open", "# ==== 4. A ===\nx = open\n"),
+    ("purity", "mentions posix", "import posix\n# ==== 5. A ===\nclass C:\n    def f(self): posix.getpid()\n"),
+    ("purity", "mentions socket", "def g():\n    global socket\n    import socket\n# ==== 6. A ===\ndef f(): socket\n"),
+    ("purity", "imports os", "# ==== 6. A ===\ndef f():\n    import os\n"),
+    ("purity", "imports os.path", "# ==== 6. A ===\nfrom os.path import join\n"),
+    ("purity", "sys.stdout", "import sys\n# ==== 6. A ===\ndef f(): sys.stdout.write('')\n"),
+    ("purity", None, "import time\nimport math\n# ==== 6. A ===\ndef f(time): return time + math.pi\n"
+                     "# ==== 7. B ===\ntime.time()\n"),
+    ("client", "host of section 5", "# ==== 5. A ===\nhost = 1\n# ==== 11. B ===\ndef f(): return host\n"),
+    ("client", "module socket", "def g():\n    global socket\n    import socket\n# ==== 11. B ===\ndef f(): socket\n"),
+    ("client", None, "import posix\n# ==== 4. A ===\nhost = 1\n# ==== 11. B ===\ndef f(): return host, posix\n"),
+    ("policy", "BACKOFF_MAX_S", "# ==== 1. A ===\nBACKOFF_MAX_S = 1\n# ==== 8. B ===\ndef f(): return BACKOFF_MAX_S\n"),
+    ("policy", None, "# ==== 1. A ===\nBACKOFF_MAX_S = 1\n# ==== 6. B ===\ndef f(): return BACKOFF_MAX_S\n"),
+    ("unused", "NOBODY_S", "# ==== 1. A ===\nNOBODY_S = 1\n"),
+    ("unused", None, "# ==== 1. A ===\nB_S = 1\n# ==== 2. A ===\nx = B_S\n"),
+    ("size", "function f has 50", "def f():\n" + "    x = 1\n" * 49),
+    ("size", "function f has 50", "class C:\n    def f(self):\n" + "        x = 1\n" * 49),
+    ("size", None, "def f():\n" + "    x = 1\n" * 48),
+    ("size", "class C has 250", "class C:\n" + "    x = 1\n" * 249),
+    ("size", None, "class C:\n" + "    x = 1\n" * 248),
+    ("line", "121 columns", "#" * 121),
+    ("line", None, "#" * 120),
+    ("line", "tab", "x = '\t'\n"),
+    ("line", "blanks", "x = 1 \n"),
+    ("line", "undone", "x = 1  # TO" "DO later\n"),
+    ("line", "undone", "x = 1  # XX" "X\n"),
+    ("line", None, "x = 'TO" "DOS XX" "XX'\n"),
+)
+
+
+class LayeringChecker(unittest.TestCase):
+    """The checker itself: each bad source has its fault, each good one none."""
+
+    def test_rows(self):
+        for kind, word, text in BAD_SOURCES:
+            with self.subTest(kind + ": " + text[:200]):
+                found = [sentence for _, sentence in getattr(Source(text), kind + "_faults")()]
+                if word is None:
+                    self.assertEqual(found, [])
+                else:
+                    self.assertTrue(any(word in sentence for sentence in found), found)
+
+    def test_lines_are_told(self):
+        text = "# ==== 1. A ===\n\n\ndef f():\n    return (1,\n            later)\n# ==== 2. B ===\nlater = 1\n"
+        self.assertEqual([line for line, _ in Source(text).order_faults()], [6])
+
+
+# ---- what the client imports
+
+# Beside what `python3 -IS` has already. _socket and select only where a daemon answers.
+CLIENT_MODULES = {"distcc_lm", "_socket", "select"}
+
+
+def imports_of(python, script, environ, *words):
+    """Names that `script`, a program run by sh, has imported beyond what the interpreter starts with."""
+    folder = os.path.dirname(script)
+    wrapper = os.path.join(folder, "python")
+    with open(wrapper, "w") as file:
+        file.write('#!/bin/sh\nexec %s -X importtime "$@"\n' % shlex.quote(python))
+    os.chmod(wrapper, 0o755)
+    base = subprocess.run([wrapper, "-IS", "-c", "import posix, sys"], stderr=subprocess.PIPE, check=True).stderr
+    done = subprocess.run([script, *words], env=dict(environ, DISTCC_LM_PYTHON=wrapper), cwd=folder,
+                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=60)
+    names = [{line.rpartition(b"|")[2].strip().decode() for line in text.splitlines()
+              if line.startswith(b"import time:")} for text in (base, done.stderr)]
+    return done.returncode, names[1] - names[0]
+
+
+class ClientImports(unittest.TestCase):
+    """Each module costs every compile: socket alone 7 ms."""
+
+    def setUp(self):
+        self.folder = tempfile.mkdtemp(prefix="client-imports-")
+        self.addCleanup(shutil.rmtree, self.folder)
+        self.script = os.path.join(self.folder, "distcc_lm.py")
+        shutil.copyfile(PROGRAM, self.script)
+        os.chmod(self.script, 0o755)
+        with open(os.path.join(self.folder, "t.c"), "w") as file:
+            file.write("int f(void) { return 3; }\n")
+        self.environ = {"PATH": os.environ["PATH"], "HOME": self.folder, "TMPDIR": self.folder, "LC_ALL": "C",
+                        "DISTCC_LM_SOCKET": os.path.join(self.folder, "none")}
+
+    def test_without_daemon(self):
+        for version, python in pythons().items():
+            for words in (("cc", "gcc", "--version"), ("cc", "gcc", "-c", "t.c", "-o", "t.o")):
+                with self.subTest(python=version, words=words):
+                    status, found = imports_of(python, self.script, self.environ, *words)
+                    self.assertEqual(status, 0)
+                    self.assertIn("distcc_lm", found)
+                    self.assertEqual(found - CLIENT_MODULES, set())
+            self.assertTrue(os.path.exists(os.path.join(self.folder, "t.o")))
+
+    def test_with_daemon(self):
+        """The whole way: preprocessed, sent over a passed socket, object received."""
+        for version, python in pythons().items():
+            with self.subTest(python=version), OneJobDaemon(os.path.join(self.folder, "socket")) as daemon:
+                environ = dict(self.environ, DISTCC_LM_SOCKET=daemon.path)
+                status, found = imports_of(python, self.script, environ, "cc", "gcc", "-c", "t.c", "-o", "x.o")
+                self.assertEqual((status, daemon.error), (0, None))
+                self.assertEqual(read_text(os.path.join(self.folder, "x.o")), "OBJECT")
+                self.assertEqual(found - CLIENT_MODULES, set())
+                os.unlink(os.path.join(self.folder, "x.o"))
+
+
+class OneJobDaemon:
+    """Stands for the daemon and for the host behind it, for one compile."""
+
+    def __init__(self, path):
+        self.path, self.error = path, None
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(path)
+        self.listener.listen(1)
+        self.listener.settimeout(30)
+        self.thread = threading.Thread(target=self.run, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.thread.join(30)
+        self.listener.close()
+        os.unlink(self.path)
+
+    def run(self):
+        try:
+            with self.listener.accept()[0] as client:
+                client.settimeout(30)
+                self.serve(client)
+        except (OSError, AssertionError, lm.WireError) as error:
+            self.error = repr(error)
+
+    def serve(self, client):
+        name, fields = self.receive(client, lm.decode_fields())
+        assert (name, fields[1]) == (b"HELO", b"cc"), (name, fields)
+        client.sendall(lm.encode_fields(b"TURN", lm.MODE_PLAIN, 0))
+        assert self.receive(client, lm.decode_fields())[0] == b"SIZE"
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                socket.send_fds(client, [lm.encode_fields(b"SOCK", "h", "peer", lm.MODE_PLAIN)], [theirs.fileno()])
+            ours.settimeout(30)
+            job = self.receive(ours, lm.decode_job())
+            left = job.size
+            while left:
+                left -= len(ours.recv(left))
+            ours.sendall(lm.encode_reply(0, b"", b"", 6) + b"OBJECT" + lm.encode_times(lm.Times()))
+            assert self.receive(client, lm.decode_fields())[0] == b"DONE"
+
+    @staticmethod
+    def receive(sock, generator):
+        decoder = lm.Decoder(generator)
+        while not decoder.feed():
+            data = sock.recv(decoder.missing())
+            assert data, "the client closed"
+            decoder.feed(data)
+        return decoder.result
+
+
+# ==== Section 3: wire ===============================================================================================
+
+def feed(generator, data, step=0):
+    """(result, what is over) of a decoder fed with `data`, at once or `step` bytes at a time; None: unfinished."""
+    decoder = lm.Decoder(generator)
+    step = step or max(len(data), 1)
+    for at in range(0, len(data), step):
+        if decoder.feed(data[at:at + step]):
+            return decoder.result, decoder.rest() + data[at + step:]
+    return (decoder.result, decoder.rest()) if decoder.done else (None, decoder.rest())
+
+
+def fields_of(thing):
+    """What a message holds, for comparison."""
+    if isinstance(thing, (tuple, list, int, str, bytes, type(None))):
+        return thing
+    return {name: getattr(thing, name) for name in type(thing).__slots__}
+
+
+def some_load(**changes):
+    """A Load with something in each field."""
+    fields = dict(instance=b"instance", boot=b"0123456789abcdef", sequence=7, port=3632, cores=16, slots=20, running=3,
+                  waiting=2, foreign=1.25, memory_mb=31000, state=lm.STATE_BUSY, capabilities=lm.CAN_LANDLOCK,
+                  interval_ms=1000, kb_sum=2048.0, cpu_ms_sum=4096.5, identities=[b"identity", b"compiler"],
+                  counted={b"submitte": 1 << 40, b"another1": 3}, kin={b"kinsman1": 4})
+    fields.update(changes)
+    return lm.Load(**fields)
+
+
+TOKENS = (
+    # 12 bytes, (name, value) or None: refused
+    (b"DIST00000001", (b"DIST", 1)), (b"STATffffffff", (b"STAT", 0xffffffff)), (b"STATFFFFFFFF", (b"STAT", 0xffffffff)),
+    (b"STATaBcDeF09", (b"STAT", 0xabcdef09)), (b"lmrq00000000", (b"lmrq", 0)), (b"DOTI80000000", (b"DOTI", 1 << 31)),
+    (b"DIST       1", None), (b"DIST    0x05", None), (b"DIST0x000005", None), (b"DIST+0000001", None),
+    (b"DIST-0000001", None), (b"DIST0000_001", None), (b"DIST0000000g", None), (b"DIST0000001\n", None),
+    (b"DIST0000001\0", None), (b"DI T00000001", None), (b"DIS\0" b"00000001", None),
+    (b"\xff\xfe\xfd\xfc00000001", None),
+    (b"DIST0000000\xb2", None), (b"GET / HTTP/1", None), (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x00", None),
+    (b"DIST\xd9\xa0\xd9\xa1\xd9\xa2\xd9\xa3", None),
+)
+
+
+class Tokens(unittest.TestCase):
+    def test_rows(self):
+        for header, wanted in TOKENS:
+            with self.subTest(header):
+                if wanted is None:
+                    self.assertRaises(lm.WireError, lm.parse_token, header)
+                else:
+                    self.assertEqual(lm.parse_token(header), wanted)
+                    self.assertEqual(lm.parse_token(lm.token(*wanted)), wanted)
+
+    def test_form(self):
+        self.assertEqual(lm.token(b"STAT", 0xAB), b"STAT000000ab")
+        self.assertEqual(lm.body_token(b"ARGV", b"gcc"), b"ARGV00000003gcc")
+
+    def test_order(self):
+        with self.assertRaisesRegex(lm.WireError, "ARGV instead of ARGC"):
+            feed(lm.decode_job(), b"DIST00000001ARGV00000003gcc")
+        with self.assertRaisesRegex(lm.WireError, "over 5"):
+            feed(lm.take_token(b"SIZE", 5), b"SIZE00000006")
+        self.assertEqual(feed(lm.take_token(b"SIZE", 5), b"SIZE00000005"), (5, b""))
+
+    def test_rest(self):
+        decoder = lm.Decoder(lm.take_body(b"BODY", 9))
+        self.assertEqual(decoder.missing(), 12)
+        self.assertFalse(decoder.feed(b"BODY0000"))
+        self.assertEqual(decoder.missing(), 4)
+        self.assertFalse(decoder.feed(b"0003a"))
+        self.assertEqual(decoder.missing(), 2)
+        self.assertTrue(decoder.feed(b"bcMORE"))
+        self.assertEqual((decoder.result, decoder.rest(), decoder.rest()), (b"abc", b"MORE", b""))
+        self.assertTrue(decoder.feed())
+
+
+def round_trips():
+    """(name, decoder, encoded message, its fields) of every format that is a stream."""
+    job, times = lm.JobRequest(1, [b"gcc", b"", b"-c", b"\xff x.c"], 0xffffffff), lm.Times(1, 2, 3, 4, 5.25)
+    reply, refusal = lm.Reply(0x100, b"err\0", b"out", 9), lm.Reply(refusal=("memory", "none left"))
+    asked = lm.SlotRequest(b"instance", 1000, 345, 512, b"identity", 1, "c-O2-g")
+    return (
+        ("job", lm.decode_job, lm.encode_job(job.argv, job.size), job),
+        ("opening job", lm.decode_opening, lm.encode_job(job.argv, job.size), job),
+        ("times", lm.decode_times, lm.encode_times(times), times),
+        ("reply", lm.decode_reply, lm.encode_reply(0x100, b"err\0", b"out", 9), reply),
+        ("empty reply", lm.decode_reply, lm.encode_reply(0, b"", b"", 0), lm.Reply()),
+        ("refusal", lm.decode_reply, lm.encode_refused("memory", "none left"), refusal),
+        ("opening LMRQ", lm.decode_opening, asked.encode(), asked),
+        ("granted", lm.decode_admission, lm.encode_granted(1 << 40), ("granted", 1 << 40)),
+        ("parked", lm.decode_admission, lm.encode_parked(3, 1500), ("parked", 3, 1500)),
+        ("refused", lm.decode_admission, lm.encode_refused("disk", "full"), ("refused", "disk", "full")),
+        ("refused by name", lm.decode_admission, lm.encode_refused("disk"),
+         ("refused", "disk", lm.reason_text("disk"))),
+        ("fields", lm.decode_fields, lm.encode_fields(b"HELO", b"1", "\udcff", 7, b""),
+         (b"HELO", [b"1", b"\xff", b"7", b""])),
+        ("no fields", lm.decode_fields, lm.encode_fields(b"PING"), (b"PING", [])),
+    )
+
+
+class RoundTrips(unittest.TestCase):
+    def test_whole(self):
+        for name, decode, data, wanted in round_trips():
+            with self.subTest(name):
+                found, over = feed(decode(), data + b"NEXT")
+                self.assertEqual((fields_of(found), over), (fields_of(wanted), b"NEXT"))
+
+    def test_bytewise(self):
+        for name, decode, data, wanted in round_trips():
+            for step in (1, 5, 13):
+                with self.subTest(name, step=step):
+                    self.assertEqual(fields_of(feed(decode(), data, step)[0]), fields_of(wanted))
+
+    def test_truncated(self):
+        """No message is taken for whole before it is."""
+        for name, decode, data, _ in round_trips():
+            for end in range(len(data)):
+                self.assertEqual(feed(decode(), data[:end]), (None, feed(decode(), data[:end])[1]), name)
+
+    def test_fuzz(self):
+        """Whatever comes: a message, WireError, or a wish for more; and the wish is bounded."""
+        rng = random.Random(3)
+        for name, decode, data, _ in round_trips():
+            for _ in range(300):
+                bad = bytearray(data)
+                for _ in range(rng.randint(1, 4)):
+                    bad[rng.randrange(len(bad))] = rng.choice(b"0123456789abcdefDLMOKWTN\0\xff \x7f")
+                with self.subTest(name, row=bytes(bad)):
+                    decoder = lm.Decoder(decode())
+                    try:
+                        decoder.feed(bytes(bad))
+                    except lm.WireError:
+                        continue
+                    self.assertLessEqual(decoder.need, 64 << 20)
+
+
+def huge_argv(count, size=1):
+    return lm.encode_job([b"x" * size] * count, 1)
+
+
+LIMITS = (
+    # what, decoder, bytes, a word of the refusal or None: must be accepted
+    ("most arguments", "job", lambda: huge_argv(lm.MAX_ARGUMENTS), None),
+    ("too many arguments", "job", lambda: b"DIST00000001" + lm.token(b"ARGC", lm.MAX_ARGUMENTS + 1), "ARGC"),
+    ("4 Gi arguments", "job", lambda: b"DIST00000001ARGCffffffff", "ARGC"),
+    ("no argument", "job", lambda: b"DIST00000001ARGC00000000DOTI00000001", "no command line"),
+    ("longest argument", "job", lambda: huge_argv(1, lm.MAX_ARGUMENT_BYTES), None),
+    ("too long an argument", "job", lambda: b"DIST00000001ARGC00000001" + lm.token(b"ARGV", lm.MAX_ARGUMENT_BYTES + 1),
+     "ARGV"),
+    ("an argument of 4 GiB", "job", lambda: b"DIST00000001ARGC00000001ARGVffffffff", "ARGV"),
+    ("too long a command line", "job", lambda: huge_argv(2, lm.MAX_ARGV_BYTES // 2), "command line"),
+    ("a NUL", "job", lambda: lm.encode_job([b"gcc", b"a\0b"], 1), "NUL"),
+    ("lone NUL", "job", lambda: lm.encode_job([b"\0"], 1), "NUL"),
+    ("a source of 4 GiB is for the server's limit", "job", lambda: lm.encode_job([b"gcc"], 0xffffffff), None),
+    ("version 0", "job", lambda: b"DIST00000000", "protocol 0"),
+    ("version 2", "job", lambda: b"DIST00000002", "lzo"),
+    ("version 3", "job", lambda: b"DIST00000003", "pump"),
+    ("version 4", "opening", lambda: b"DIST00000004", "protocol 4"),
+    ("pump's CDIR", "job", lambda: b"DIST00000001CDIR00000001/", "CDIR"),
+    ("HTTP", "opening", lambda: b"GET / HTTP/1.1\r\n\r\n", "no token"),
+    ("another token", "opening", lambda: b"ARGC00000001", "begins with"),
+    ("an LMRQ of 4 GiB", "opening", lambda: b"LMRQffffffff", "LMRQ"),
+    ("an empty LMRQ", "opening", lambda: b"LMRQ00000000" + b"x", "LMRQ of 0"),
+    ("a short LMRQ", "opening", lambda: lm.body_token(b"LMRQ", b"\1" * 40), "LMRQ of 40"),
+    ("DONE 2", "reply", lambda: b"DONE00000002", "DONE 2"),
+    ("no DONE", "reply", lambda: b"STAT00000000", "STAT"),
+    ("no wait status", "reply", lambda: b"DONE00000001STAT00010000", "STAT"),
+    ("messages of 4 GiB", "reply", lambda: b"DONE00000001STAT00000000SERRffffffff", "SERR"),
+    ("output of 4 GiB", "reply", lambda: b"DONE00000001STAT00000000SERR00000000SOUTffffffff", "SOUT"),
+    ("an object of 4 GiB", "reply", lambda: lm.encode_reply(0, b"", b"", 0xffffffff), None),
+    ("an LMNO of 4 GiB", "reply", lambda: b"LMNOffffffff", "LMNO"),
+    ("an LMNO of 4 GiB", "admission", lambda: b"LMNOffffffff", "LMNO"),
+    ("an LMOK of 4 GiB", "admission", lambda: b"LMOKffffffff", "LMOK"),
+    ("an empty LMOK", "admission", lambda: b"LMOK00000000", "numbers"),
+    ("a signed LMOK", "admission", lambda: lm.body_token(b"LMOK", b"-1"), "numbers"),
+    ("LMOK with words", "admission", lambda: lm.body_token(b"LMOK", b"1 x"), "numbers"),
+    ("LMOK of a later version", "admission", lambda: lm.body_token(b"LMOK", b"1 2 3"), None),
+    ("LMWT with one number", "admission", lambda: lm.body_token(b"LMWT", b"1"), "numbers"),
+    ("LMWT of a later version", "admission", lambda: lm.body_token(b"LMWT", b"1 2 3"), None),
+    ("a job's token", "admission", lambda: b"DONE00000001", "DONE"),
+    ("an empty LMNO", "admission", lambda: b"LMNO00000000", None),
+    ("TIME with four numbers", "times", lambda: lm.body_token(b"TIME", b"1 2 3 4"), "five"),
+    ("TIME with a fraction", "times", lambda: lm.body_token(b"TIME", b"1 2 3 4 5.0"), "five"),
+    ("TIME with nan", "times", lambda: lm.body_token(b"TIME", b"1 2 3 4 nan"), "five"),
+    ("TIME of a later version", "times", lambda: lm.body_token(b"TIME", b"1 2 3 4 500 6"), None),
+    ("TIME of 4 GiB", "times", lambda: b"TIMEffffffff", "TIME"),
+    ("TIME beyond floats", "times", lambda: lm.body_token(b"TIME", b"1 2 3 4 " + b"9" * 240), None),
+    ("fields of 4 GiB", "fields", lambda: b"HELOffffffff", "HELO"),
+    ("most fields", "fields", lambda: lm.encode_fields(b"HELO", b"x" * lm.MAX_CLIENT_MESSAGE_BYTES), None),
+)
+
+
+class Limits(unittest.TestCase):
+    def test_rows(self):
+        for what, decoder, make, word in LIMITS:
+            with self.subTest(what):
+                generator = getattr(lm, "decode_" + decoder)()
+                if word is None:
+                    self.assertIsNotNone(feed(generator, make())[0])
+                else:
+                    with self.assertRaisesRegex(lm.WireError, word):
+                        feed(generator, make())
+
+    def test_lmrq(self):
+        asked = lm.SlotRequest(b"instance", 0xffffffff, 1 << 50, 1 << 50, b"identity", 0, "c" * 100)
+        found = lm.SlotRequest.parse(asked.encode()[12:])
+        self.assertEqual((found.uid, found.size_kb, found.memory_mb, found.job_class),
+                         (0xffffffff, 0xffffffff, 0xffffffff, "c" * 64))
+        body = bytearray(lm.SlotRequest(b"instance", 1, 2, 3, b"identity", 1, "cls").encode()[12:])
+        size = struct.calcsize(lm.SlotRequest.FORMAT)
+        for at, value, word in ((0, 2, "version 2"), (0, 0, "version 0"), (30, 2, "mode 2")):
+            bad = body[:]
+            bad[at] = value
+            with self.assertRaisesRegex(lm.WireError, word):
+                lm.SlotRequest.parse(bytes(bad))
+        body[size - 1] = 4                                          # a MAC of 4 bytes: stands before the class
+        self.assertEqual(lm.SlotRequest.parse(bytes(body[:size]) + b"MMMMcls").job_class, "cls")
+        body[size - 1] = 255
+        self.assertEqual(lm.SlotRequest.parse(bytes(body)).job_class, "")
+        for end in range(size):
+            with self.assertRaises(lm.WireError):
+                lm.SlotRequest.parse(bytes(body[:end]))
+
+    def test_refusal_text(self):
+        """The text of an LMNO is shown to users: nothing in it moves a cursor, and it is short."""
+        for body, wanted in ((b"", ("refused", "")), (b"disk", ("disk", "")),
+                             (b"disk\0full\0more", ("disk", "fullmore")),
+                             (b"\x1b[2Jdisk\0a\nb\x07\xff", ("[2Jdisk", "ab\ufffd")), (b"\0x", ("refused", "x")),
+                             (b"a" * 900, ("a" * 200, "")), (b"x\0" + b"b" * 900, ("x", "b" * 200))):
+            with self.subTest(body):
+                self.assertEqual(lm.parse_refusal(body), wanted)
+        self.assertLessEqual(len(lm.encode_refused("disk", "\u20ac" * 2000)), lm.MAX_LOAD_REQUEST_BYTES)
+
+
+# Recorded of distcc 3.4 by a proxy (distcc.md 1.5): `distcc gcc -O2 -Wall -DFOO=1 -I. -MMD -MF t.d -c t.c -o t.o`.
+CAPTURED_REQUEST = (b"DIST00000001ARGC00000007ARGV00000014x86_64-linux-gnu-gccARGV00000003-O2ARGV00000005-Wall"
+                    b"ARGV00000002-cARGV00000003t.cARGV00000002-oARGV00000003t.oDOTI00000378")
+CAPTURED_REPLY = b"DONE00000001STAT00000000SERR00000000SOUT00000000DOTO00000440"
+CAPTURED_FAILURE = b"DONE00000001STAT00000100SERR000000c2" + b"m" * 194 + b"SOUT00000000DOTO00000000"
+
+
+class Captures(unittest.TestCase):
+    def test_request(self):
+        argv = [b"x86_64-linux-gnu-gcc", b"-O2", b"-Wall", b"-c", b"t.c", b"-o", b"t.o"]
+        for decode in (lm.decode_job, lm.decode_opening):
+            found, over = feed(decode(), CAPTURED_REQUEST + b'# 0 "t.c"\n')
+            self.assertEqual((found.version, found.argv, found.size, over), (1, argv, 0x378, b'# 0 "t.c"\n'))
+        self.assertEqual(lm.encode_job(argv, 0x378), CAPTURED_REQUEST)
+
+    def test_reply(self):
+        found, over = feed(lm.decode_reply(), CAPTURED_REPLY + b"\x7fELF")
+        self.assertEqual((found.status, found.stderr, found.stdout, found.size, over), (0, b"", b"", 0x440, b"\x7fELF"))
+        self.assertEqual(lm.encode_reply(0, b"", b"", 0x440), CAPTURED_REPLY)
+
+    def test_failure(self):
+        found, _ = feed(lm.decode_reply(), CAPTURED_FAILURE, 7)
+        self.assertEqual((found.status, found.stderr, found.size, found.refusal), (0x100, b"m" * 194, 0, None))
+        self.assertEqual(lm.encode_reply(0x100, b"m" * 194, b"", 0), CAPTURED_FAILURE)
+
+    def test_version_2(self):
+        with self.assertRaisesRegex(lm.WireError, "lzo"):
+            feed(lm.decode_opening(), CAPTURED_REQUEST.replace(b"DIST00000001", b"DIST00000002"))
+
+
+def patched(packet, name, value):
+    """`packet` with one field of the header replaced, by its place in Load.FORMAT."""
+    codes = re.findall(r"\d*[a-zA-Z]", lm.Load.FORMAT)
+    at = struct.calcsize("!" + "".join(codes[:4 + lm.Load.__slots__.index(name)]))
+    field = struct.pack("!" + codes[4 + lm.Load.__slots__.index(name)], value)
+    return packet[:at] + field + packet[at + len(field):]
+
+
+class LoadPackets(unittest.TestCase):
+    HEADER = struct.calcsize(lm.Load.FORMAT)
+
+    def test_round_trip(self):
+        for load in (some_load(), lm.Load(instance=b"i" * 8, boot=b"b" * 16), some_load(identities=[], kin={})):
+            self.assertEqual(fields_of(lm.Load.parse(load.encode())), dict(fields_of(load), kb_sum=load.kb_sum))
+
+    def test_clipped(self):
+        load = some_load(cores=1 << 20, slots=1 << 20, running=1 << 20, waiting=1 << 20, foreign=1e9, memory_mb=1 << 40,
+                         interval_ms=1e9, sequence=(1 << 32) + 5, kin={b"kinsman1": 1 << 20},
+                         identities=[b"%08d" % i for i in range(500)],
+                         counted={b"%08d" % i: i for i in range(500)})
+        packet = load.encode()
+        self.assertLessEqual(len(packet), lm.UDP_MAX_BYTES)
+        found = lm.Load.parse(packet)
+        self.assertEqual((found.cores, found.slots, found.running, found.waiting, found.sequence, found.interval_ms),
+                         (65535, 65535, 65535, 65535, 5, 65535))
+        self.assertEqual((found.foreign, found.memory_mb, found.kin), (655.35, 0xffffffff, {b"kinsman1": 65535}))
+        self.assertIn(b"00000499", found.counted)               # who was counted last stays
+        self.assertIn(b"00000000", found.identities)
+
+    def test_truncated(self):
+        packet = some_load().encode()
+        for end in range(len(packet)):
+            with self.subTest(end), self.assertRaises(lm.WireError):
+                lm.Load.parse(packet[:end])
+
+    def test_later_versions(self):
+        """A newer minor version: a longer header, longer items, further lists. Another major one is refused."""
+        load = some_load()
+        packet = load.encode()
+        minor = bytearray(packet[:5]) + b"\x09" + packet[6:]
+        size_at = 6
+        longer = bytearray(minor[:self.HEADER]) + b"later" + minor[self.HEADER:] + b"\x02\x03abcdef"
+        longer[size_at:size_at + 2] = struct.pack("!H", self.HEADER + 5)
+        for data in (minor, longer, packet + b"\0\0", packet + b"\x01\x04list"):
+            self.assertEqual(fields_of(lm.Load.parse(bytes(data))), fields_of(load))
+        wide = packet[:self.HEADER] + b"\x01\x0aidentity++\x01\x12submitte\0\0\0\0\0\0\0\x05++\x01\x0ckinsman1\0\4++"
+        found = lm.Load.parse(wide)
+        self.assertEqual((found.identities, found.counted, found.kin),
+                         ([b"identity"], {b"submitte": 5}, {b"kinsman1": 4}))
+        with self.assertRaisesRegex(lm.WireError, "version 2"):
+            lm.Load.parse(packet[:4] + b"\x02" + packet[5:])
+
+    def test_hostile(self):
+        packet = some_load().encode()
+        for name in ("kb_sum", "cpu_ms_sum"):
+            for value in (math.nan, math.inf, -math.inf, -1.0):
+                with self.subTest(name, value=value), self.assertRaisesRegex(lm.WireError, "speed"):
+                    lm.Load.parse(patched(packet, name, value))
+        self.assertEqual(lm.Load.parse(patched(packet, "slots", 77)).slots, 77)
+        header = packet[:self.HEADER]
+        rows = [b"", b"dlm\x01", b"xlm\x01" + packet[4:], packet + b"\0" * lm.UDP_MAX_BYTES,
+                header + b"\x01\x07identit\0\0\0\0",
+                header + b"\xff\xff", header + b"\x01\0\0\0\0\0", header + b"\0\0\xff\0\0\0"]
+        for size in (0, self.HEADER - 1, len(packet) + 1, 65535):
+            rows.append(packet[:6] + struct.pack("!H", size) + packet[8:])
+        for row in rows:
+            with self.subTest(row), self.assertRaises(lm.WireError):
+                lm.Load.parse(row)
+
+    def test_fuzz(self):
+        rng = random.Random(4)
+        packet = some_load().encode()
+        for _ in range(3000):
+            bad = bytearray(packet)
+            for _ in range(rng.randint(1, 6)):
+                bad[rng.randrange(len(bad))] = rng.randrange(256)
+            with self.subTest(row=bytes(bad)):
+                try:
+                    found = lm.Load.parse(bytes(bad[:rng.choice((len(bad), rng.randrange(len(bad))))]))
+                except lm.WireError:
+                    continue
+                self.assertTrue(0 <= found.kb_sum < math.inf and 0 <= found.foreign < 656)
+
+
+# ---- endpoints and host lists
+
+ENDPOINTS = (
+    # text, (host, port) or a word of the refusal
+    ("build2", ("build2", 3632)), ("build2:99", ("build2", 99)), ("10.0.0.1", ("10.0.0.1", 3632)),
+    ("::1", ("::1", 3632)),
+    ("fe80::1%eth0", ("fe80::1%eth0", 3632)), ("[::1]", ("::1", 3632)), ("[::1]:0", ("::1", 0)),
+    ("h:65535", ("h", 65535)),
+    ("[fe80::1%2]:7", ("fe80::1%2", 7)),
+    ("", "no host"), (":99", "no host"), ("[]", "no host"), ("a b", "no host"), ("a\nb", "no host"), ("a\0", "no host"),
+    ("h:65536", "65535"), ("h:x", "number"), ("h:-1", "number"), ("h:+1", "number"), ("h:1_0", "number"),
+    ("h:\u0661", "number"),
+    ("[::1", "ADDRESS"), ("[::1]99", "ADDRESS"), ("[::1]:x", "number"),
+)
+
+HOST_WORDS = (
+    # word, (host, port, slots), "-": passed over with a warning, or "!": the list is refused
+    ("h", ("h", 3632, 4)), ("h/8", ("h", 3632, 8)), ("h=8", ("h", 3632, 8)), ("h:99", ("h", 99, 4)),
+    ("h:99/8", ("h", 99, 8)),
+    ("h/8:99", ("h", 99, 8)), ("h=8:99", ("h", 99, 8)), ("[::1]", ("::1", 3632, 4)), ("[::1]:9/2", ("::1", 9, 2)),
+    ("[::1]/2:9", ("::1", 9, 2)), ("[::1]/2", ("::1", 3632, 2)), ("127.0.0.1/1", ("127.0.0.1", 3632, 1)),
+    ("h,lzo", ("h", 3632, 4)), ("h,cpp,lzo", ("h", 3632, 4)), ("h/3,lzo,cpp", ("h", 3632, 3)),
+    ("h:9/3,lzo", ("h", 9, 3)),
+    ("localhostess", ("localhostess", 3632, 4)), ("h/9999", ("h", 3632, 9999)),
+    ("localhost", "-"), ("localhost/2", "-"), ("localhost,lzo", "-"), ("localhost=2", "-"), ("+zeroconf", "-"),
+    ("--randomize", "-"), ("--localslots=3", "-"), ("--localslots_cpp=3", "-"), ("@h", "-"),
+    ("me@h/3:/usr/bin/distccd", "-"),
+    ("me@h,lzo", "-"), ("h,down", "-"), ("h,auth", "-"), ("h,auth=name", "-"), ("h,lzo,down", "-"),
+    ("h/0", "!"), ("h/-1", "!"), ("h/x", "!"), ("h/", "!"), ("h=", "!"), ("h/1/2", "!"), ("h,zip", "!"), ("h,", "!"),
+    ("h,LZO", "!"), ("h,lzo2", "!"), ("h,authx", "!"), ("h:x", "!"), ("h/3:x", "!"), ("/3", "!"), ("h/\u0663", "!"),
+    ("h/10000", "!"), ("[::1", "!"), (",lzo", "!"), ("h,auth,zip", "!"), ("h,down,zip", "!"),
+)
+
+
+class HostLists(unittest.TestCase):
+    def test_endpoints(self):
+        for text, wanted in ENDPOINTS:
+            with self.subTest(text):
+                if isinstance(wanted, tuple):
+                    found = lm.parse_endpoint(text)
+                    self.assertEqual(tuple(found), wanted)
+                    self.assertEqual(tuple(lm.parse_endpoint(str(found))), wanted)
+                else:
+                    with self.assertRaisesRegex(lm.UsageError, wanted):
+                        lm.parse_endpoint(text)
+        self.assertEqual(lm.parse_endpoint("h", 5), ("h", 5))
+        self.assertEqual(str(lm.Endpoint(("::1", 3632))), "[::1]:3632")
+
+    def test_words(self):
+        for word, wanted in HOST_WORDS:
+            with self.subTest(word):
+                if wanted == "!":
+                    with self.assertRaises(lm.UsageError) as caught:
+                        lm.parse_host_list(word)
+                    self.assertNotIn("\n", str(caught.exception))
+                    continue
+                entries, warnings = lm.parse_host_list("first %s # %s,bad" % (word, word))
+                found = [(*entry.endpoint, entry.slots) for entry in entries]
+                self.assertEqual(found, [("first", 3632, 4)] + ([wanted] if wanted != "-" else []))
+                self.assertEqual([word in warning for warning in warnings], [True] if wanted == "-" else [])
+
+    def test_lists(self):
+        entries, warnings = lm.parse_host_list("# all\na/2 b\tc # d\n\n  e,lzo\n#f\n--randomize localhost/3 g")
+        self.assertEqual([entry.word for entry in entries], ["a/2", "b", "c", "e,lzo", "g"])
+        self.assertEqual(len(warnings), 2)
+        self.assertEqual(lm.parse_host_list(" \n#x"), ([], []))
+
+    def test_plain_address(self):
+        for text, wanted in (("10.0.0.1", "10.0.0.1"), ("::ffff:10.0.0.1", "10.0.0.1"), ("fe80::1%eth0", "fe80::1"),
+                             ("2001:0DB8::0001", "2001:db8::1")):
+            self.assertEqual(lm.plain_address(text), wanted)
+
+    def test_sockets(self):
+        for uid, environ, wanted in (
+                (0, {"XDG_RUNTIME_DIR": "/run/user/0"}, ("/run/distcc_lm/socket",)),
+                (5, {"XDG_RUNTIME_DIR": "/run/user/5"}, ("/run/user/5/distcc_lm.socket", "/run/distcc_lm/socket")),
+                (5, {"TMPDIR": "/t"}, ("/t/distcc_lm-5/socket", "/run/distcc_lm/socket")),
+                (5, {"XDG_RUNTIME_DIR": ""}, ("/tmp/distcc_lm-5/socket", "/run/distcc_lm/socket"))):
+            self.assertEqual(lm.default_sockets(uid, environ), wanted)
+
+
+# ==== Section 4: commands ===========================================================================================
+
+# compiler, arguments (sh quoting) | local REASON, or OUTPUT [d=DEPFILE] [x=LANGUAGE]
+COMMANDS = """
+gcc -c t.c                                      | t.o x=c
+gcc -c sub/t.c                                  | t.o x=c
+gcc -c sub/t.c -o sub/t.o                       | sub/t.o
+gcc -osub/t.o -c sub/t.c                        | sub/t.o
+gcc -c t.c -o /dev/null                         | /dev/null
+gcc -c a.b.c                                    | a.b.o
+gcc -S t.c                                      | t.s
+gcc -S -c t.c                                   | t.s
+gcc -c -S t.c                                   | t.s
+gcc -c t.i                                      | t.o x=cpp-output
+gcc -c t.cc                                     | t.o x=c++
+gcc -c t.cpp                                    | t.o x=c++
+gcc -c t.cxx                                    | t.o x=c++
+gcc -c t.cp                                     | t.o x=c++
+gcc -c t.c++                                    | t.o x=c++
+gcc -c t.C                                      | t.o x=c++
+gcc -c t.CPP                                    | t.o x=c++
+gcc -c t.ii                                     | t.o x=c++-cpp-output
+gcc -c t.m                                      | t.o x=objective-c
+gcc -c t.mi                                     | t.o x=objective-c-cpp-output
+gcc -c t.mm                                     | t.o x=objective-c++
+gcc -c t.M                                      | t.o x=objective-c++
+gcc -c t.mii                                    | t.o x=objective-c++-cpp-output
+gcc -c t.S                                      | t.o x=assembler-with-cpp
+g++ -c t.c                                      | t.o x=c++
+g++ -c t.i                                      | t.o x=c++-cpp-output
+g++ -x c -c t.c                                 | t.o x=c
+gcc -x c -c t.txt                               | t.o x=c
+gcc -xc -c t.txt                                | t.o x=c
+gcc -xc++ -c t.c                                | t.o x=c++
+gcc -x c++ -x c -c t                            | t.o x=c
+gcc -x c++ -x none -c t.c                       | t.o x=c
+gcc -c t.c -x c++                               | t.o x=c
+gcc --language=c++ -c t.c                       | t.o x=c++
+gcc --language c++ --compile t.c                | t.o x=c++
+gcc -c t.c --output=x.o                         | x.o
+gcc -c t.c --output x.o                         | x.o
+gcc -c 'a b,c".c'                               | 'a b,c".o'
+gcc -c ../x/t.c                                 | t.o
+gcc -c /abs/t.c                                 | t.o
+gcc -x c -c /dev/null -o n.o                    | n.o
+gcc t.c                                         | local link
+gcc t.o -o t                                    | local link
+gcc t.c -o t                                    | local link
+gcc -shared t.o                                 | local link
+gcc -E t.c                                      | local preprocess
+gcc -E -c t.c                                   | local preprocess
+gcc -E -dM -x c /dev/null                       | local preprocess
+gcc --preprocess t.c                            | local preprocess
+gcc -M t.c                                      | local dependencies
+gcc -MM -c t.c                                  | local dependencies
+gcc -M -MF x.d t.c                              | local dependencies
+gcc --version                                   | local query
+gcc -v                                          | local query
+gcc                                             | local query
+gcc -dumpmachine                                | local query
+gcc -dumpversion                                | local query
+gcc -print-search-dirs                          | local query
+gcc -print-file-name=x                          | local query
+gcc --print-file-name=x                         | local query
+gcc --help=target                               | local query
+gcc -### -c t.c                                 | local verbose
+gcc -v -c t.c                                   | local verbose
+gcc -H -c t.c                                   | local verbose
+gcc -Q -c t.c                                   | local verbose
+gcc -fsyntax-only t.c                           | local syntax-only
+gcc -fsyntax-only -c t.c                        | local syntax-only
+gcc -c                                          | local no-input
+gcc -c a.c b.c                                  | local several-inputs
+gcc -c a.c b.o                                  | local several-inputs
+gcc -c -                                        | local stdin
+gcc -x c -c -                                   | local stdin
+gcc -x c -c /dev/stdin                          | local stdin
+gcc -c t.c -o -                                 | local stdout
+gcc -c t.c -o a.o -o b.o                        | local two-outputs
+gcc -c t.c -o t.c                               | local same-file
+gcc -c t.c -o                                   | local missing-value
+gcc -c t.c -I                                   | local missing-value
+gcc -c t.f90                                    | local suffix
+gcc -c t.rs                                     | local suffix
+gcc -c t                                        | local suffix
+gcc -c c                                        | local suffix
+gcc -c t.s                                      | local assembler
+gcc -x assembler -c t.c                         | local assembler
+gcc -x assembler-with-cpp -c t.c                | t.o x=assembler-with-cpp
+gcc -S t.S                                      | local other-result
+gcc -g -c t.S                                   | local assembler-debug
+gcc -g -g0 -c t.S                               | t.o
+gcc -x f77 -c t.c                               | local language
+gcc -x go -c t.c                                | local language
+gcc -x c-header -c t.h                          | local pch
+gcc -x c++-header t.h -c -o t.h.gch             | local pch
+gcc -c t.h                                      | local pch
+gcc -c t.hpp                                    | local pch
+clang -x cuda -c t.cu                           | local offload
+clang -include-pch t.pch -c t.c                 | local pch
+gcc -fpch-preprocess -c t.c                     | local cpp-output
+gcc -march=native -c t.c                        | local native
+gcc -mtune=native -c t.c                        | local native
+gcc -mcpu=native -c t.c                         | local native
+gcc -march=haswell -mtune=generic -c t.c        | t.o
+gcc --coverage -c t.c                           | local profile
+gcc -coverage -c t.c                            | local profile
+gcc -fprofile-arcs -c t.c                       | local profile
+gcc -ftest-coverage -c t.c                      | local profile
+gcc -fprofile-generate -c t.c                   | local profile
+gcc -fprofile-generate=x -c t.c                 | local profile
+gcc -fprofile-use -c t.c                        | local profile
+gcc -fauto-profile=x -c t.c                     | local profile
+gcc -fbranch-probabilities -c t.c               | local profile
+gcc -fno-profile-arcs -c t.c                    | t.o
+clang -fprofile-instr-generate -c t.c           | local profile
+clang -fprofile-instr-use=x -c t.c              | local profile
+clang -fcoverage-mapping -c t.c                 | local profile
+clang -fcs-profile-generate -c t.c              | local profile
+gcc -gsplit-dwarf -c t.c                        | local split-dwarf
+gcc -save-temps -c t.c                          | local save-temps
+gcc -save-temps=obj -c t.c                      | local save-temps
+gcc --save-temps -c t.c                         | local save-temps
+gcc -fstack-usage -c t.c                        | local side-file
+gcc -fcallgraph-info -c t.c                     | local side-file
+gcc -fcallgraph-info=su,da -c t.c               | local side-file
+gcc -fdump-tree-all -c t.c                      | local dump
+gcc -fdump-rtl-expand=x -c t.c                  | local dump
+gcc -dA -c t.c                                  | local dump
+gcc -dr -c t.c                                  | local dump
+gcc -fcompare-debug -c t.c                      | local dump
+gcc -fopt-info-vec -c t.c                       | local side-file
+gcc -fsave-optimization-record -c t.c           | local side-file
+clang -foptimization-record-file=x -c t.c       | local side-file
+clang -ftime-trace -c t.c                       | local side-file
+clang -MJ x.json -c t.c                         | local side-file
+clang -MJx.json -c t.c                          | local side-file
+clang -serialize-diagnostics x.dia -c t.c       | local side-file
+clang --serialize-diagnostics x.dia -c t.c      | local side-file
+clang -index-store-path x -c t.c                | local side-file
+gcc -fdeps-format=p1689r5 -c t.cc               | local side-file
+gcc -aux-info x.c -c t.c                        | local side-file
+gcc -dumpbase x.c -c t.c                        | local side-file
+gcc -fmodules-ts -c t.cc                        | local modules
+clang -fmodules -c t.c                          | local modules
+clang -fcxx-modules -c t.cc                     | local modules
+clang -fmodule-file=x.pcm -c t.cc               | local modules
+clang -fprebuilt-module-path=x -c t.cc          | local modules
+clang -gmodules -c t.c                          | local modules
+clang --precompile -c t.cppm                    | local other-result
+clang -c t.cppm                                 | local modules
+gcc -fplugin=x.so -c t.c                        | local plugin
+gcc -fplugin-arg-x-y -c t.c                     | local plugin
+clang -fpass-plugin=x -c t.c                    | local plugin
+clang -Xclang -load -Xclang x.so -c t.c         | local plugin
+clang -Xclang -ast-dump -c t.c                  | local cc1-option
+clang -Xclang -disable-O0-optnone -c t.c        | t.o
+clang -mllvm -inline-threshold=5 -c t.c         | t.o
+clang -mllvm -print-after-all -c t.c            | local cc1-option
+gcc -specs=x -c t.c                             | local specs
+gcc --specs=x -c t.c                            | local specs
+gcc -specs x -c t.c                             | local specs
+gcc -wrapper gdb,--args -c t.c                  | local wrapper
+gcc -B/x -c t.c                                 | local toolchain
+gcc -B x -c t.c                                 | local toolchain
+gcc --prefix=x -c t.c                           | local toolchain
+clang --config x -c t.c                         | local toolchain
+clang -working-directory=x -c t.c               | local toolchain
+gcc -Wa,-adhln=x.lst -c t.c                     | local listing
+gcc -Wa,-al,--noexecstack -c t.c                | local listing
+gcc -Wa,--MD,x.d -c t.c                         | local listing
+gcc -Xassembler -al -c t.c                      | local listing
+gcc -Wa,-Ix -c t.c                              | local assembler-option
+gcc -Wa,-g -c t.c                               | local assembler-option
+gcc -Wa,--noexecstack -c t.c                    | t.o
+gcc -Wa,-mrelax-relocations=no,--defsym,a=1 -c t.c | t.o
+gcc -Xassembler --noexecstack -c t.c            | t.o
+gcc -c conftest.c                               | local conftest
+gcc -c /tmp/tmp.conftest.c -o x.o               | local conftest
+clang -arch x86_64 -arch arm64 -c t.c           | local multiple-arch
+clang -arch x86_64 -c t.c                       | t.o
+gcc -frepo -c t.cc                              | local repository
+gcc -C -c t.c                                   | local cpp-output
+gcc -P -c t.c                                   | local cpp-output
+gcc -dM -c t.c                                  | local dump
+gcc -fdirectives-only -c t.c                    | local cpp-output
+gcc -no-integrated-cpp -c t.c                   | local cpp-output
+gcc -fdiagnostics-format=json -c t.c            | local diagnostics-format
+gcc -fdiagnostics-format=sarif-file -c t.c      | local diagnostics-format
+gcc -fdiagnostics-format=text -c t.c            | t.o
+clang -fthinlto-index=x -c t.bc                 | local reads-file
+clang -fsanitize-ignorelist=x -c t.c            | local reads-file
+clang -fxray-attr-list=x -c t.c                 | local reads-file
+clang -fembed-bitcode -c t.c                    | local records-command
+clang -frecord-command-line -c t.c              | local records-command
+gcc -frecord-gcc-switches -c t.c                | t.o
+gcc -S -g t.c                                   | local debug-text
+gcc -fsanitize=undefined -c t.c                 | t.o
+gcc -fsanitize=undefined -fopenmp -c t.c        | local sanitizer
+clang -fsanitize=address -c t.c                 | local sanitizer
+clang -fsanitize=thread,fuzzer -c t.c           | t.o
+clang -fsanitize=address -c t.i                 | t.o
+gcc -G 8 -c t.c                                 | t.o
+gcc -Wp,-MF -c t.c                              | local missing-value
+clang -mllvm=-print-after-all -c t.c            | local cc1-option
+clang -grecord-command-line -c t.c              | local records-command
+clang -gembed-source -c t.c                     | local needs-source
+gcc -fverbose-asm -S t.c                        | local needs-source
+gcc -fverbose-asm -c t.c                        | t.o
+clang -emit-llvm -c t.c                         | local other-result
+clang --analyze t.c                             | local link
+clang -cc1 -c t.c                               | local toolchain
+gcc -foffload=nvptx-none -c t.c                 | local offload
+clang -fopenmp-targets=x -c t.c                 | local offload
+clang --driver-mode=g++ -c t.c                  | local language
+gcc -ftime-report -c t.c                        | local report
+gcc --unheard-of -c t.c                         | local option
+gcc -qopenmp -c t.c                             | local option
+gcc -fnew-option=/etc/passwd -c t.c             | local value
+gcc -Wp,-Wall -c t.c                            | local preprocessor-option
+gcc -Wp,-E -c t.c                               | local preprocessor-option
+gcc @missing -c                                 | local at-file
+gcc -include foo.c -c t.c                       | t.o
+gcc -includefoo.c -c t.c                        | t.o
+gcc --include=foo.c -c t.c                      | t.o
+gcc --include foo.c -c t.c                      | t.o
+gcc -imacros foo.c -c t.c                       | t.o
+gcc --param x.c -c t.c                          | t.o
+gcc --param=x.c -c t.c                          | t.o
+gcc -isystem d.c -c t.c                         | t.o
+gcc -iquote d.c -c t.c                          | t.o
+gcc -idirafter d.c -c t.c                       | t.o
+gcc -imultilib d.c -c t.c                       | t.o
+gcc --sysroot x.c -c t.c                        | t.o
+gcc -isysroot x.c -c t.c                        | t.o
+gcc -I x.c -L y.c -D z.c -U w.c -c t.c          | t.o
+gcc -Xlinker x.c -u y.c -z z.c -T w.c -c t.c    | t.o
+clang -target x.c -c t.c                        | t.o
+gcc -Xpreprocessor -DX=y.c -c t.c               | t.o
+gcc -MD -c t.c                                  | t.o d=t.d
+gcc -MMD -c t.c                                 | t.o d=t.d
+gcc -MD -c sub/t.c                              | t.o d=t.d
+gcc -MD -c sub/t.c -o out/x.o                   | out/x.o d=out/x.d
+gcc -MD -c t.c -o x                             | x d=x.d
+gcc -MD -c t.c -o x.y/z                         | x.y/z d=x.y/z.d
+gcc -MD -c t.c -o x.y.o                         | x.y.o d=x.y.d
+gcc -MD -c t.c -o /dev/null                     | /dev/null d=/dev/null.d
+gcc -MD -MF d.dep -c t.c                        | t.o d=d.dep
+gcc -MD -MFd.dep -c t.c                         | t.o d=d.dep
+gcc -MD -MF a -MF b -c t.c                      | t.o d=b
+gcc -MD -MF x.c -c t.c                          | t.o d=x.c
+gcc -MD -MT x.c -MQ y.c -MQz.c -c t.c           | t.o d=t.d
+gcc --write-dependencies -c t.c                 | t.o d=t.d
+gcc -Wp,-MD,f -c t.c                            | t.o d=f
+gcc -Wp,-MMD,f,-MT,x -c t.c                     | t.o d=f
+gcc -MD -Wp,-MMD,f -c t.c                       | t.o d=f
+gcc -MD -MF a -Wp,-MF,b -c t.c                  | t.o d=b
+gcc -Xpreprocessor -MD -Xpreprocessor f -c t.c  | t.o d=f
+clang -Wp,-MD,f -c t.c -o z.o                   | z.o d=f
+clang -Wp,-MD,f,-MT,x -c t.c                    | local dependency-form
+clang -Wp,-DX -c t.c                            | t.o
+gcc -MD -MF - -c t.c                            | local stdout
+gcc -MD -c t.i                                  | t.o
+clang -MD -c t.i                                | local preprocessed-dependencies
+clang -DX -c t.i                                | local preprocessed-warning
+gcc -DX -c t.i                                  | t.o
+clang -target x -fdebug-compilation-dir x.c -c t.c | t.o
+"""
+
+# basename -> family_of
+COMPILER_NAMES = {
+    "gcc": ("gcc", False), "cc": ("gcc", False), "c++": ("gcc", True), "g++-12": ("gcc", True),
+    "gcc-4.9": ("gcc", False),
+    "x86_64-linux-gnu-g++-12": ("gcc", True), "arm-none-eabi-gcc": ("gcc", False), "clang++-14": ("clang", True),
+    "clang-14": ("clang", False), "armv7a-linux-androideabi21-clang++": ("clang", True),
+    "x86_64-w64-mingw32-c++": ("gcc", True),
+    "aarch64-linux-gnu-gcc-10.2.0": ("gcc", False), "rustc": None, "gcc-ar": None, "clang-format": None,
+    "gcc-ar-12": None,
+    "clang-cl": None, "": None, "-": None, "12": None, "gcc-": None, "ccache": None, "clang-tidy-14": None, "cpp": None,
+}
+
+
+def analyzed(line, environ=None, read=None):
+    compiler, *args = shlex.split(line)
+    family, cxx = lm.family_of(compiler)
+    return lm.analyze(args, family, cxx, environ or {}, read)
+
+
+def refuse_read(path):
+    raise FileNotFoundError(path)
+
+
+class Commands(unittest.TestCase):
+    def test_rows(self):
+        lines = [line for line in COMMANDS.splitlines() if line]
+        self.assertGreaterEqual(len(lines), 150)
+        for line in lines:
+            command, _, wanted = line.rpartition("|")
+            with self.subTest(command):
+                try:
+                    found = analyzed(command)
+                except lm.RunLocally as refusal:
+                    self.assertTrue(str(refusal))
+                    self.assertEqual("local " + refusal.name, wanted.strip())
+                    continue
+                output, *fields = shlex.split(wanted)
+                fields = dict(field.split("=", 1) for field in fields)
+                self.assertEqual(found.output, output)
+                self.assertEqual(found.depfile, fields.get("d"))
+                if "x" in fields:
+                    self.assertEqual(found.language, fields["x"])
+                for mode in ("plain", "directives"):
+                    self.assertServed(command, found, mode)
+
+    def assertServed(self, line, command, mode):
+        """Our server takes whatever our client sends."""
+        cxx = lm.family_of(line.split()[0])[1]
+        args = command.remote_args(mode, "/work")
+        served, name, kind = lm.serve_args(args, command.family, cxx)
+        self.assertEqual(kind, lm.STAGE_2[command.language][0])
+        self.assertEqual(served[-4:], [command.assemble, "-x", kind, name])
+        if not command.own_only:
+            other = lm.serve_args(command.remote_args("plain", "/work", own=False), command.family, cxx)
+            self.assertEqual(other[2], kind)
+
+    def test_names(self):
+        for name, wanted in COMPILER_NAMES.items():
+            with self.subTest(name):
+                self.assertEqual(lm.family_of(name), wanted)
+
+    def test_heavy(self):
+        for line, heavy in (("gcc -E t.c", False), ("gcc -M t.c", False), ("gcc --version", False), ("gcc t.c", True),
+                            ("gcc -fsyntax-only t.c", True), ("gcc -c a.c b.c", True), ("gcc -v", False)):
+            with self.subTest(line), self.assertRaises(lm.RunLocally) as caught:
+                analyzed(line)
+            self.assertIs(caught.exception.heavy, heavy)
+
+    def test_at_files(self):
+        files = {"a": b"-c 'x y.c' -D\"A B\"=\\'q\\\\ \n\t@b", "b": b"-O2 @a2", "a2": b"", "loop": b"@loop",
+                 "n": b"-c\0-E"}
+
+        def read(path):
+            try:
+                return files[path]
+            except KeyError:
+                raise FileNotFoundError(path) from None
+        expand = lm.expand_at_files
+        self.assertEqual(expand(["-g", "@a"], read), ["-g", "-c", "x y.c", "-DA B='q\\", "-O2"])
+        self.assertEqual(expand(["@none", "@"], read), ["@none", "@"])
+        self.assertEqual(expand(["@n"], read), ["-c"])
+        with self.assertRaises(lm.RunLocally) as caught:
+            expand(["@loop"], read)
+        self.assertEqual(caught.exception.name, "at-file")
+        self.assertEqual(analyzed("gcc @a", read=read).source, "x y.c")
+        with self.assertRaises(lm.RunLocally):
+            analyzed("gcc -c @zz", read=refuse_read)
+
+    def test_environment(self):
+        for environ, wanted in (({"GCC_EXEC_PREFIX": "x"}, True), ({"COMPILER_PATH": "x"}, True),
+                                ({"LD_PRELOAD": ""}, False),
+                                ({"CCC_OVERRIDE_OPTIONS": "x"}, True), ({"LD_PRELOAD": "/usr/lib/libfoo.so"}, True),
+                                ({"LD_PRELOAD": "libfakeroot-sysv.so:/x/libeatmydata.so.1"}, False),
+                                ({"LD_PRELOAD": "libfakeroot-sysv.so x.so"}, True), ({"PATH": "x"}, False)):
+            with self.subTest(environ):
+                self.assertEqual(bool(lm.environment_refusal(environ)), wanted)
+
+    def test_dependencies_output(self):
+        found = analyzed("gcc -c t.c -o x.o", {"DEPENDENCIES_OUTPUT": "f a b"})
+        self.assertEqual((found.depfile, found.depfile_appended), ("f", True))
+        self.assertEqual(found.preprocess_environ("/t"), {"DEPENDENCIES_OUTPUT": "/t a b"})
+        found = analyzed("gcc -MD -c t.c", {"DEPENDENCIES_OUTPUT": "f"})
+        self.assertEqual((found.depfile, found.depfile_appended), ("t.d", False))
+        self.assertEqual(found.preprocess_environ("/t"), {})
+        self.assertIsNone(analyzed("clang -c t.c", {"DEPENDENCIES_OUTPUT": "f"}).depfile)
+
+    def test_content(self):
+        gcc, clang = analyzed("gcc -c t.c"), analyzed("clang -c t.c")
+        raw, raw_debug = analyzed("gcc -c t.i"), analyzed("gcc -g -c t.i")
+        pragma = b'# 1 "t.c"\n#pragma GCC target("avx2")\nint x;\n'
+        for text, command, wanted in (
+                (b"", gcc, None), (pragma, gcc, "target-pragma"), (pragma, clang, None),
+                (pragma.replace(b"target", b"optimize"), gcc, "target-pragma"),
+                (b'# 1 "t.c"\n# 1 "x.h" 1 3 4\n' + pragma[10:], gcc, None),
+                (b'# 1 "t.c"\n# 1 "x.h" 1 3 4\nint y;\n# 2 "t.c" 2\n' + pragma[10:], gcc, "target-pragma"),
+                (b'#pragma GCC diagnostic push\nGCC target', gcc, None),
+                (b'asm(".incbin \\"x\\"");', gcc, "incbin"), (b'asm("\\t.include \\"x\\"");', clang, "incbin"),
+                (b"\n.include \"x\"\n", gcc, "incbin"), (b'v.include(3); # 1 "a.inc"\n', gcc, None),
+                (b"a. include", gcc, None),
+                (b'# 1 "t.c"\n#pragma GCC pch_preprocess "x"\n', gcc, "pch"),
+                (b"int x;\n", raw, "no-line-markers"), (b'# 0 "t.c"\nint x;\n', raw, None),
+                (b'# 0 "t.c"\nint x;\n', raw_debug, "preprocessed-folder"),
+                (b'# 0 "t.c"\n# 1 "/w//"\nint x;\n', raw_debug, None)):
+            with self.subTest(text):
+                found = lm.content_refusal(text, command)
+                self.assertEqual(found and found[0], wanted)
+                found = lm.content_refusal(text.replace(b"#pragma", b" #  pragma"), command, "directives")
+                self.assertEqual(found and found[0], wanted)
+
+    def test_bars(self):
+        for line, barred in (("gcc -c t.c", False), ("gcc -g3 -c t.c", True), ("gcc -gdwarf-3 -c t.c", False),
+                             ("gcc -fopenmp -c t.c", True), ("gcc -fopenmp-simd -c t.c", True), ("gcc -c t.i", True),
+                             ("gcc -traditional-cpp -c t.c", True), ("gcc -Wunused-macros -c t.c", True),
+                             ("clang -c t.c", True), ("gcc -c t.S", True), ("gcc -c t.m", True),
+                             ("gcc -ggdb3 -c t.c", True)):
+            with self.subTest(line):
+                self.assertEqual(bool(analyzed(line).directives_only_bar), barred)
+
+
+# Arguments of a job | a word of the refusal, or "ok"
+SERVED = """
+-O2 -c t.c -o t.o                       | ok
+-c t.c                                  | ok
+-x c -c t -o t.o                        | ok
+-x c++ -c t.cc                          | ok
+-iquote d -isysroot /x --sysroot=/y -c t.c | ok
+-shared -Wl,-z,now -stdlib=libc++ -c t.c   | ok
+-fdebug-prefix-map=/a=/b -frandom-seed=a/b.o -c t.c | ok
+-Wa,--noexecstack,-mx86-used-note=no -c t.c | ok
+-fopenmp -fsanitize=address,undefined -flto=auto -c t.c | ok
+-Xclang -disable-O0-optnone -c t.c      | ok
+-Xclang -main-file-name -Xclang x -c t.c | table of values
+--param max-inline-insns-single=9 --param=ssp-buffer-size=4 -c t.c | ok
+-c ../../etc/t.c                        | ok
+-c /abs/t.c                             | ok
+-MD -c t.c                              | table
+-MF x -c t.c                            | table
+-E t.c                                  | table
+-c t.c u.c                              | source
+t.c                                     | source
+-c                                      | source
+-c ..                                   | name
+-c @x                                   | name
+-c t.s                                  | language
+-c t.S                                  | language
+-c t                                    | language
+-x assembler-with-cpp -c t.c            | language
+-x c-header -c t.c                      | language
+-x f77 -c t.c                           | language
+-fplugin=x -c t.c                       | plug-in
+-fplugin=/x.so -c t.c                   | plug-in
+-specs=x -c t.c                         | table
+--specs=x -c t.c                        | table
+-wrapper x -c t.c                       | table
+-B. -c t.c                              | table
+-include x -c t.c                       | table
+-includex -c t.c                        | table
+-imacros x -c t.c                       | table
+-I. -c t.c                              | table
+-idirafter x -c t.c                     | table
+-iplugindir=x -c t.c                    | table
+-Wp,-MD,x -c t.c                        | preprocessor
+-Xpreprocessor -MD -c t.c               | table
+-Wa,-adhln=x -c t.c                     | assembler
+-Wa,-I/etc -c t.c                       | path
+-Wa,--MD=x -c t.c                       | assembler
+-Xassembler -al -c t.c                  | table of values
+-fdump-tree-all -c t.c                  | dump
+-fdump-tree-all=/tmp/x -c t.c           | dump
+-save-temps -c t.c                      | table
+-fprofile-use=/x -c t.c                 | profiles
+-fauto-profile=x -c t.c                 | profiles
+-fprofile-generate -c t.c               | profiles
+-fbranch-probabilities -c t.c           | profiles
+-fcallgraph-info -c t.c                 | further file
+-fstack-usage -c t.c                    | further file
+-ftime-trace=x -c t.c                   | further file
+-fopt-info=x -c t.c                     | further file
+-gsplit-dwarf -c t.c                    | .dwo
+-fmodules -c t.c                        | modules
+-fmodule-mapper=|x -c t.c               | modules
+-fsanitize-blacklist=x -c t.c           | read a
+-fsanitize-ignorelist=x -c t.c          | read a
+-Xclang -load -Xclang x -c t.c          | table of values
+-Xclang -ast-dump -c t.c                | table of values
+-mllvm -load=x -c t.c                   | table of values
+-mllvm=-load=x -c t.c                   | LLVM
+-fdiagnostics-generate-patch -c t.c     | messages
+-fbasic-block-sections=list=x -c t.c    | read a
+-march=native -c t.c                    | processor
+-dumpdir x -c t.c                       | table
+-dumpbase x -c t.c                      | table
+-aux-info x -c t.c                      | table
+-T x -c t.c                             | table
+-fnew=/etc/passwd -c t.c                | path
+-mnew=/etc/passwd -c t.c                | path
+-Wnew=/etc/passwd -c t.c                | path
+--param x=/y -c t.c                     | table of values
+-target ../x -c t.c                     | table of values
+-foffload=x -c t.c                      | targets
+-fsyntax-only -c t.c                    | object
+-fpch-preprocess -c t.c                 | pre
+-ftest-coverage --coverage -c t.c       | profiles
+-fdiagnostics-format=sarif-file -c t.c  | messages
+-v -c t.c                               | table
+-### -c t.c                             | table
+-emit-llvm -c t.c                       | table
+-cc1 -c t.c                             | table
+-fembed-bitcode -c t.c                  | command line
+"""
+
+
+class ServedArguments(unittest.TestCase):
+    def test_rows(self):
+        for line in filter(None, SERVED.splitlines()):
+            args, _, wanted = line.rpartition("|")
+            with self.subTest(args):
+                try:
+                    found, name, kind = lm.serve_args(shlex.split(args), "gcc")
+                except lm.RefusedArgument as refusal:
+                    self.assertIn(wanted.strip(), refusal.why)
+                    self.assertNotEqual(wanted.strip(), "ok")
+                else:
+                    self.assertEqual(wanted.strip(), "ok")
+                    self.assertNotIn("/", name)
+                    self.assertEqual(found[-3:], ["-x", kind, name])
+                    self.assertNotIn("-o", found)
+
+    def test_nul(self):
+        for args in (["-c", "t\0.c"], ["-c", "t.c", "-o", "x\0"], ["-fdebug-prefix-map=\0", "-c", "t.c"]):
+            with self.assertRaises(lm.RefusedArgument):
+                lm.serve_args(args, "gcc")
+
+    def test_distcc(self):
+        """What distcc 3.4 was seen to send."""
+        found = lm.serve_args("-O2 -Wall -c t.c -o t.o".split(), "gcc")
+        self.assertEqual(found,
+                         (["-O2", "-Wall", "-fno-diagnostics-show-caret", "-c", "-x", "cpp-output", "t.c.i"], "t.c.i",
+                                 "cpp-output"))
+        for family, caret in (("gcc", "-fdiagnostics-show-caret"), ("clang", "-fcaret-diagnostics")):
+            words = lm.serve_args([caret, "-fverbose-asm", "-S", "t.c"], family)[0]
+            self.assertGreater(words.index(lm.NO_CARETS[family]), words.index(caret))
+            self.assertNotIn("-fverbose-asm", words)
+        self.assertEqual(lm.serve_args("-c t.c -target x86_64-pc-linux-gnu".split(), "clang", True)[2],
+                         "c++-cpp-output")
+
+
+# ---- both ways: the two stages by hand against the bare compiler
+
+C_TEXT = """
+#include <stdio.h>
+#include <assert.h>
+#include "h.h"
+static int square(int x) { return x * x; }
+int main(int argc, char **argv) { printf("%s %d\\n", __FILE__, square(argc) +
+  H); return argv[0] == 0; }
+"""
+CXX_TEXT = """
+#include <string>
+#include "h.h"
+namespace { struct Counter { Counter(); int value; } counter; Counter::Counter() { value = H; } }
+static std::string text("x");
+int main() { return static_cast<int>(text.size()) + counter.value; }
+"""
+ASM_TEXT = '#include "h.h"\n#if H\n.globl f\nf: ret\n#endif\n'
+
+# compiler and arguments; environment in front as NAME=VALUE. Files: t.c t.cc s.S h.h sub/{t.c,t.cc,h.h} 'a b$#:.c' out/
+BOTH_WAYS = """
+gcc -c t.c
+gcc -O2 -c sub/t.c
+gcc -c sub/t.c -o out/x.o
+gcc -g -O1 -c sub/t.c -o out/x.o
+gcc -g -c ./sub/../t.c
+gcc -g -c $PWD/sub/t.c -o x.o
+gcc -g3 -c t.c
+gcc -ggdb3 -O2 -c sub/t.c
+gcc -gdwarf-4 -gz -c sub/t.c
+gcc -g -fno-working-directory -c sub/t.c
+gcc -g -fdebug-prefix-map=$PWD=/src -c sub/t.c
+gcc -g -ffile-prefix-map=$PWD=. -c $PWD/sub/t.c
+gcc -g -fmacro-prefix-map=sub=Q -c sub/t.c
+gcc -g -gno-as-loc-support -c sub/t.c
+gcc -fsanitize=address,undefined -g -c sub/t.c
+gcc -pg -fopenmp -c t.c
+gcc -flto -ffat-lto-objects -frandom-seed=1 -c t.c
+gcc -frecord-gcc-switches -DX -c t.c
+gcc -fverbose-asm -c t.c
+gcc -S -O2 sub/t.c
+gcc -S sub/t.c -o out/t.s
+gcc -std=c99 -pedantic -Wall -Wextra -Werror -c t.c
+gcc -finput-charset=latin1 -c t.c
+gcc -include h.h -DH2 -UH3 -I. -isystem out -iquote sub -c t.c
+gcc -nostdlib -shared -Wl,-z,now -lm -L. -c t.c
+gcc -x c++ -c t.cc
+gcc -x c -c t.c -o x
+gcc -xc++ -g -c sub/t.cc
+gcc -c s.S
+gcc -DX -O2 -g0 -c s.S -o out/s.o
+gcc -Wa,--noexecstack -c s.S
+gcc -Wa,--noexecstack,--compress-debug-sections -g -c t.c
+gcc -m64 -march=haswell -mtune=generic -O3 -c t.c
+gcc -Wp,-D_FORTIFY_SOURCE=2 -O2 -c t.c
+gcc -Wp,-MD,f.d -c sub/t.c
+gcc -Wp,-MMD,out/f.d,-MT,x,-MP -c sub/t.c -o out/t.o
+gcc -Xpreprocessor -MMD -Xpreprocessor f.d -c t.c
+gcc -MD -c t.c
+gcc -MMD -c sub/t.c
+gcc -MD -c sub/t.c -o out/x.o
+gcc -MMD -MP -c sub/t.c -o out/x
+gcc -MMD -c t.c -o out/x.y.o
+gcc -MMD -c t.c -o out.x/z
+gcc -MMD -MF out/dep -c t.c -o x.o
+gcc -MMD -MFout/dep -MT a -MQ 'b$' -MQ'c d' -c t.c -o x.o
+gcc -MMD -MF a -MF b -c t.c
+gcc -MMD -MD -c t.c
+gcc -MD -MMD -Wp,-MD,f -c t.c
+gcc -MMD -MF a -Wp,-MF,b -c t.c -o x.o
+gcc -MMD -Wp,-MT,x -c t.c -o x.o
+gcc -MMD -c 'a b$#:.c'
+gcc -MMD -c t.c -o 'a b$#:.x.o'
+gcc -MMD -MP -S t.c
+gcc -MMD -S sub/t.c -o out/q.s
+gcc -MMD -c s.S -o out/s.o
+gcc -MD -MP -include h.h -c t.c
+gcc -MMD -MT '' -c t.c
+gcc -traditional-cpp -x c -c /dev/null -o x.o
+gcc -includeh.h -imacros sub/h.h -c t.c
+gcc --include=h.h --define-macro X=1 --output=out/x.o --compile t.c
+gcc -MMD -MP -include sub/h.h -c sub/t.c -o out/x.o -Wp,-DX,-U,Y
+gcc -g -O2 -fopenmp -pthread -fstack-protector-strong -fno-strict-aliasing -c sub/t.c
+gcc -Wsystem-headers -Wunused-macros -c t.c
+gcc -c 'q"u,o\te'"'"'.c' -MMD
+gcc -MMD -MF 'x y.d' -c 'q"u,o\te'"'"'.c' -o 'o"u,t'"'"'.o'
+gcc -MT x -c t.c
+DEPENDENCIES_OUTPUT=dep gcc -c sub/t.c
+DEPENDENCIES_OUTPUT='dep a b' gcc -c sub/t.c -o x.o
+SUNPRO_DEPENDENCIES=dep gcc -c sub/t.c -o x.o
+SUNPRO_DEPENDENCIES='dep q' DEPENDENCIES_OUTPUT=dep2 gcc -MP -MT z -c t.c
+DEPENDENCIES_OUTPUT=dep gcc -MMD -c t.c
+DEPENDENCIES_OUTPUT=dep gcc -MF dep3 -c t.c
+g++ -c t.cc
+g++ -O2 -g -std=c++17 -c sub/t.cc -o out/x.o -MMD
+g++ -g -c t.c
+g++ -c -x c t.c
+g++ -fPIC -fvisibility=hidden -fno-rtti -flto -frandom-seed=2 -c t.cc
+g++ -S sub/t.cc
+g++ -fsanitize=address -g -c sub/t.cc
+clang -c t.c
+clang -O2 -c sub/t.c -o out/x.o
+clang -g -c t.c
+clang -g -O2 -c sub/t.c -o out/x.o
+clang -g -gdwarf-4 -c ../DIR/sub/t.c
+clang -g -c $PWD/sub/t.c
+clang -g -c $PWD/./sub/../t.c
+clang -g -fdebug-compilation-dir=/zz -c sub/t.c
+clang -g -ffile-compilation-dir=/zz -c sub/t.c
+clang -g -fdebug-prefix-map=$PWD=/src -c sub/t.c
+clang -g -ffile-prefix-map=$PWD=. -c $PWD/sub/t.c
+clang -fmacro-prefix-map=sub=Q -c sub/t.c
+clang -flto -O1 -c sub/t.c
+clang -flto=thin -O1 -c sub/t.c
+clang -S -O2 sub/t.c
+clang -fsanitize=thread -g -c sub/t.c
+clang -x c++ -c t.cc
+clang -xc -c t.c -o out/x
+clang -c s.S
+clang -Wa,--noexecstack -O2 -DX -Wall -std=gnu11 -c s.S
+clang -isystem out -iquote sub -include h.h -DA -UB -c t.c
+clang -std=c99 -pedantic -Wall -Wextra -Werror -fcolor-diagnostics -c t.c
+clang -target x86_64-pc-linux-gnu -mllvm -inline-threshold=3 -O2 -c t.c
+clang --target=x86_64-linux-gnu -Xclang -disable-O0-optnone -c t.c
+clang -Wp,-D_FORTIFY_SOURCE=2 -O2 -pthread -fPIC -pipe -c t.c
+clang -Wp,-MD,f.d -c sub/t.c -o out/x.o
+clang -MD -c sub/t.c
+clang -MMD -MP -c sub/t.c -o out/x.y.o
+clang -MMD -c t.c -o out.x/z
+clang -MMD -MF out/dep -MT a -MQ 'b$' -c t.c
+clang -MMD -c 'a b$#:.c'
+clang -MMD -c t.c -o 'a b$#.x.o'
+clang -MMD -S t.c
+clang -MMD -MF a -MF b -c s.S -o x.o
+clang++ -O2 -g -c sub/t.cc -o out/x.o -MMD
+clang++ -g -fsanitize=thread -c sub/t.cc
+clang++ -flto -c t.cc
+clang++ -fopenmp-simd -ffunction-sections -fno-exceptions -c sub/t.cc
+clang++ -stdlib=libstdc++ -c t.cc
+"""
+
+DIRECTIVES = [line for line in BOTH_WAYS.splitlines() if line.startswith(("gcc", "g++", "DEP", "SUNPRO"))]
+
+
+def compiler_environ(**extra):
+    return {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LC_ALL": "C", **extra}
+
+
+def binary_tool(*words):
+    return subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout.decode("latin1")
+
+
+def object_looks(path, clang):
+    """What must be equal of two objects: the stripped bytes, the names in the debug information, the line table."""
+    with open(path, "rb") as file:
+        whole = file.read()
+    if whole[:4] != b"\x7fELF":
+        return {"bytes": whole}
+    if b".gnu.lto_" in whole:
+        # Link-time code holds columns and compressed paths, so it is the linked code that must be equal.
+        subprocess.run(["gcc", "-flto", "-r", "-flinker-output=nolto-rel", path, "-o", path + ".linked"], check=True)
+        os.replace(path + ".linked", path)
+    subprocess.run(["strip", "--strip-debug", "-o", path + ".stripped", path], check=True, stderr=subprocess.DEVNULL)
+    with open(path + ".stripped", "rb") as file:
+        stripped = file.read()
+    os.unlink(path + ".stripped")
+    info = [line.split("):")[-1].split(" : ")[-1].strip() for line in
+            binary_tool("readelf", "--debug-dump=info",
+                        path).splitlines() if "DW_AT_name" in line or "DW_AT_comp_dir" in line]
+    lines = binary_tool("readelf", "--debug-dump=decodedline", path).splitlines()[3:]
+    if clang:
+        # DWARF 5: the file table of a preprocessed source lacks checksums, and so entry 0 is repeated as entry 1;
+        # readelf shows the folder of the one and not of the other. Rows (file, line, address) are compared.
+        lines = [line.split()[0].rsplit("/", 1)[-1] + " ".join(line.split()[1:]) for line in lines if "0x" in line]
+    return {"stripped": stripped, "info": info, "lines": lines}
+
+class TwoStages:
+    """One command line, compiled by the bare compiler and in two stages, each time in a fresh tree of its own."""
+
+    def __init__(self, line, mode):
+        self.line, self.mode = line, mode
+        self.top = tempfile.mkdtemp(prefix="both-ways-")
+        self.work = os.path.join(self.top, "work")
+
+    def difference(self):
+        """What differs, or None."""
+        try:
+            return self.compare()
+        except (OSError, subprocess.SubprocessError, lm.RunLocally, lm.RefusedArgument, AssertionError) as error:
+            return repr(error)
+        finally:
+            shutil.rmtree(self.top)
+
+    def tree(self):
+        shutil.rmtree(self.work, ignore_errors=True)
+        for folder in ("", "sub", "out", "out.x"):
+            os.mkdir(os.path.join(self.work, folder))
+        for name, text in (("t.c", C_TEXT), ("t.cc", CXX_TEXT), ("s.S", ASM_TEXT), ("h.h", "#define H 3\n"),
+                           ("a b$#:.c", C_TEXT), ("q\"u,o\\te'.c", C_TEXT), ("new\nline.c", C_TEXT),
+                           (os.fsdecode(b"\xff\xfe.c"), C_TEXT), ("sub/t.c", C_TEXT), ("sub/t.cc", CXX_TEXT),
+                           ("sub/h.h", "#define H 4\n")):
+            with open(os.path.join(self.work, name), "w") as file:
+                file.write(text)
+
+    def collect(self, clang):
+        """{path: content} of all that the work folder holds; objects as object_looks() sees them."""
+        found = {}
+        for folder, _, names in os.walk(self.work):
+            for name in names:
+                path = os.path.join(folder, name)
+                with open(path, "rb") as file:
+                    content = file.read()
+                if content[:4] in (b"\x7fELF", b"BC\xc0\xde"):
+                    content = object_looks(path, clang)
+                found[os.path.relpath(path, self.work)] = content
+        return found
+
+    @staticmethod
+    def run_in(folder, words, environ, **streams):
+        done = subprocess.run(words, cwd=folder, env=environ, stderr=subprocess.PIPE, timeout=120, **streams)
+        return done.returncode, done.stderr.decode("latin1"), done.stdout
+
+    def both_stages(self, compiler, args, environ):
+        """The compile as client and server do it. What either wrote to stderr; None: not in this mode."""
+        family, cxx = lm.family_of(compiler)
+        command = lm.analyze(args, family, cxx, environ)
+        if command.directives_only_bar if self.mode == "directives" else command.plain_bar:
+            return None
+        temp, server = os.path.join(self.top, "dep"), os.path.join(self.top, "server")
+        os.mkdir(server)
+        status, said, text = self.run_in(self.work, [compiler, *command.preprocess_args(self.mode, temp)],
+                                         {**environ, **command.preprocess_environ(temp)}, stdout=subprocess.PIPE)
+        if status:
+            return said
+        assert lm.content_refusal(text, command, self.mode) is None
+        served, name, _ = lm.serve_args(command.remote_args(self.mode, self.work), family, cxx)
+        with open(os.path.join(server, name), "wb") as file:
+            file.write(text)
+        result = os.path.join(self.top, "result")
+        status, more, _ = self.run_in(server, [compiler, *served, "-o", result], compiler_environ())
+        if status:
+            return said + more
+        shutil.move(result, os.path.join(self.work, command.output))
+        if command.depfile:
+            with open(os.path.join(self.work, command.depfile), "ab" if command.depfile_appended else "wb") as out:
+                with open(temp, "rb") as file:
+                    out.write(file.read())
+            os.unlink(temp)
+        assert not os.path.exists(temp), "dependencies that nobody asked for"
+        return said + more
+
+    def compare(self):
+        line = self.line.replace("$PWD", self.work).replace("DIR", os.path.basename(self.work))
+        words, extra = shlex.split(line), {}
+        while "=" in words[0] and not words[0].startswith("-"):
+            name, _, value = words.pop(0).partition("=")
+            extra[name] = value
+        environ, clang = compiler_environ(**extra), words[0].startswith("clang")
+        self.tree()
+        status, said, _ = self.run_in(self.work, words, environ)
+        wanted = self.collect(clang)
+        self.tree()
+        got_said = self.both_stages(words[0], words[1:], environ)
+        if got_said is None:
+            return None
+        # What either stage says has the compile done again here, so only silence must be silence.
+        if bool(said) != bool(got_said):
+            return "one of them is silent: %r, %r" % (said, got_said)
+        return None if said else self.files_differ(status, wanted, self.collect(clang))
+
+    @staticmethod
+    def files_differ(status, wanted, found):
+        if status:
+            return "exit status %d without a word" % status
+        if set(found) != set(wanted):
+            return "files: %s instead of %s" % (sorted(found), sorted(wanted))
+        for name, content in wanted.items():
+            if found[name] != content:
+                if isinstance(content, dict):
+                    content = [key for key in content if content[key] != found[name][key]]
+                return "%s differs: %.300r, found %.300r" % (name, content, found[name])
+        return None
+
+
+class BothWays(unittest.TestCase):
+    """Stage 1 and 2 by hand, as client and server do them, against the bare compiler."""
+
+    def compare(self, lines, mode):
+        lines = [line for line in lines if shutil.which(next(w for w in shlex.split(line) if "=" not in w))]
+        if not ALL_ROWS:
+            lines = random.Random(SEED).sample(lines, len(lines) // 3)
+        with concurrent.futures.ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
+            differences = list(pool.map(lambda line: TwoStages(line, mode).difference(), lines))
+        for line, difference in zip(lines, differences):
+            with self.subTest(line):
+                self.assertIsNone(difference)
+
+    def test_plain(self):
+        self.compare([line for line in BOTH_WAYS.splitlines() if line], "plain")
+
+    def test_odd_names(self):
+        names = ("new\nline.c", os.fsdecode(b"\xff\xfe.c"))
+        self.compare(["%s %s-MMD -c %s" % (compiler, debug, shlex.quote(name)) for compiler in ("gcc", "clang")
+                      for name in names for debug in ("", "-g ")], "plain")
+
+    def test_directives(self):
+        self.compare(DIRECTIVES, "directives")
+
+    def test_differences_are_seen(self):
+        """The comparison itself: with another macro in one of the ways it fails."""
+        two = TwoStages("gcc -c t.c", "plain")
+        both_stages = two.both_stages
+        two.both_stages = lambda compiler, args, environ: both_stages(compiler, args + ["-DH2=1", "-O2"], environ)
+        self.assertIn("differs", two.difference())
+
+
+# ==== Section 5: statistics =========================================================================================
+
+def figures(size_kb=200, cpu_s=1.0, job_class="c-O2", source="s", total_s=None, **more):
+    """JobFigures of a job on a host of ours that had a core to itself."""
+    found = lm.JobFigures(size_kb, job_class, source, total_s or cpu_s + 0.01, more.pop("wire_kb", 0),
+                          more.pop("predicted_s", None))
+    times = dict(queue_ms=0, elapsed_ms=cpu_s * 1e3, cpu_ms=cpu_s * 1e3, concurrency=1.0)
+    times.update(more)
+    return found.timed(lm.Times(**times))
+
+
+def learnt(ms_per_kb, jobs=100, statistics=None, key="h", seed=5, job_class="c-O2"):
+    """Statistics after `jobs` log-normal jobs at this speed, each of another source."""
+    statistics, rng = statistics or lm.Statistics(), random.Random(seed)
+    for i in range(jobs):
+        size = rng.lognormvariate(5.3, 0.8)
+        cpu = lm.JOB_FIXED_S + size * ms_per_kb / 1e3 * rng.lognormvariate(0, 0.15)
+        statistics.observe(key, 8, figures(size, cpu, job_class, "%s %s %d %d" % (key, ms_per_kb, seed, i)))
+    return statistics
+
+
+class Speed(unittest.TestCase):
+    def assertLearnt(self, statistics, ms_per_kb, share=0.3, key="h"):
+        found = statistics.work(key, 1000, "c-O2", "new") - lm.JOB_FIXED_S
+        self.assertLess(abs(math.log(found / ms_per_kb)), math.log(1 + share), "%.2f ms/KB" % found)
+
+    def test_prior(self):
+        statistics = lm.Statistics()
+        self.assertAlmostEqual(statistics.work("h", 1000, "c", "s"), lm.JOB_FIXED_S + lm.MS_PER_KB_PRIOR)
+        learnt(1.0, statistics=statistics, key="a")
+        learnt(8.0, statistics=statistics, key="b")
+        learnt(2.0, statistics=statistics, key="c")
+        self.assertAlmostEqual(statistics.host("new").k() * 1e3, statistics.host("c").k() * 1e3)    # the median
+
+    def test_cold(self):
+        """Ten jobs are enough at first, whatever the speed."""
+        for speed in (1.0, 5.0, 25.0):
+            for seed in range(3):
+                with self.subTest(speed=speed, seed=seed):
+                    self.assertLearnt(learnt(speed, 10, seed=seed), speed, 0.5)
+                    self.assertLearnt(learnt(speed, 40, seed=seed), speed, 0.25)
+
+    def test_change(self):
+        """A fourfold change, after hundreds of jobs, is learnt within ten."""
+        for before, after in ((5.0, 20.0), (5.0, 1.25), (1.0, 4.0), (20.0, 5.0)):
+            for seed in range(3):
+                with self.subTest(before=before, after=after, seed=seed):
+                    statistics = learnt(before, 300, seed=seed)
+                    self.assertLearnt(statistics, before, 0.2)
+                    self.assertLearnt(learnt(after, 10, statistics, seed=seed + 50), after, 0.5)
+
+    def test_outlier(self):
+        """One job that took a hundred times as long moves a prediction by a sixth at most."""
+        statistics = learnt(5.0)
+        before = statistics.work("h", 1000, "c-O2", "new")
+        statistics.observe("h", 8, figures(200, 100.0, source="odd"))
+        self.assertLess(statistics.work("h", 1000, "c-O2", "new") / before, 1.17)
+
+    def test_small_jobs(self):
+        statistics = learnt(5.0)
+        before = statistics.host("h").k()
+        for i in range(50):
+            statistics.observe("h", 8, figures(lm.SMALL_JOB_KB - 1, 3.0, source=str(i)))
+        self.assertEqual(statistics.host("h").k(), before)
+
+    def test_two_hosts(self):
+        """The ratio of two hosts is right, though they see different sources and classes."""
+        statistics = lm.Statistics()
+        for i in range(30):
+            learnt(2.0, 3, statistics, "fast", seed=i)
+            learnt(8.0, 3, statistics, "slow", seed=i, job_class="c++-O2-g")
+        ratio = statistics.host("slow").k() / statistics.host("fast").k() * (
+            statistics.classes.factor("c++-O2-g") / statistics.classes.factor("c-O2"))
+        self.assertLess(abs(math.log(ratio / 4)), math.log(1.3))
+
+    def test_distccd(self):
+        """A plain distccd measures nothing, so only its whole times are kept."""
+        statistics = lm.Statistics()
+        statistics.observe("d", 4, lm.JobFigures(500, "c", "s", 2.0, 600, 1.0))
+        host = statistics.host("d")
+        self.assertEqual((host.samples, host.job_s.value, host.transfer.count, host.error.value), (0, 2.0, 0, 0.5))
+
+
+class Factors(unittest.TestCase):
+    def test_classes(self):
+        statistics = lm.Statistics()
+        for i in range(60):
+            statistics.observe("h", 8, figures(200, 0.5, "c-O0", "a%d" % i))
+            statistics.observe("h", 8, figures(200, 1.5, "c++-O2-g", "b%d" % i))
+        cheap, dear = (statistics.work("h", 200, name, "new") for name in ("c-O0", "c++-O2-g"))
+        self.assertLess(abs(cheap / 0.5 - 1), 0.2)
+        self.assertLess(abs(dear / 1.5 - 1), 0.2)
+        self.assertEqual(statistics.classes.factor("unheard of"), 1.0)
+
+    def test_step(self):
+        """ln m += r / (k + 8), r clipped to a factor of four."""
+        classes = lm.Classes()
+        classes.observe("c", 100.0)
+        self.assertAlmostEqual(classes.factor("c"), 4 ** (1 / 8))
+        classes.observe("c", 1.0)
+        self.assertAlmostEqual(classes.factor("c"), 4 ** (1 / 8))
+        for i in range(2000):
+            classes.observe("c%d" % i, 1.0)
+        self.assertLessEqual(len(classes.logs), classes.MOST)
+
+    def test_sources(self):
+        """A source that takes three times what its size says is known when it is built again."""
+        statistics = learnt(5.0)
+        plain = statistics.work("h", 300, "c-O2", "heavy")
+        statistics.observe("h", 8, figures(300, 3 * plain, source="heavy"))
+        again = statistics.work("h", 300, "c-O2", "heavy")
+        self.assertGreater(again, 2 * plain)
+        self.assertLess(statistics.work("h", 300, "c-O2", "other"), 1.2 * plain)
+        for _ in range(8):
+            statistics.observe("h", 8, figures(300, 3 * plain, source="heavy"))
+        self.assertLess(abs(statistics.work("h", 300, "c-O2", "heavy") / (3 * plain) - 1), 0.35)
+
+    def test_bounded(self):
+        sources = lm.Sources()
+        for i in range(lm.SOURCES_REMEMBERED + 100):
+            sources.remember("s%d" % i, 1.0, 10)
+            sources.recall("s0")
+        self.assertEqual(len(sources.rows), lm.SOURCES_REMEMBERED)
+        self.assertIsNotNone(sources.recall("s0"))              # used all the time
+        self.assertIsNone(sources.recall("s1"))
+        sources.remember("s0", 1e9, 10)
+        self.assertLessEqual(sources.recall("s0")[0], lm.RESIDUAL_CLIP)
+
+
+class Load(unittest.TestCase):
+    def test_prior(self):
+        rows = [lm.stretch_prior(n, 8) for n in range(33)]
+        self.assertEqual(rows[:5], [1.0] * 5)
+        self.assertAlmostEqual(rows[8], 1.6)
+        self.assertAlmostEqual(rows[32], 6.4)
+        self.assertEqual(rows, sorted(rows))
+        self.assertEqual(lm.stretch_prior(3, 0), lm.stretch_prior(3, 1))
+
+    def test_shrinks(self):
+        """After k jobs the slowdown is k/(k+8) of the way from the prior to what was measured."""
+        contention, prior = lm.Contention(), lm.stretch_prior(8, 8)
+        self.assertAlmostEqual(contention.stretch(8, 8), prior)
+        contention.observe(8, 8, 3.0)
+        self.assertAlmostEqual(contention.stretch(8, 8), (8 * prior + 3.0) / 9)
+        for _ in range(300):
+            contention.observe(8, 8, 3.0)
+        self.assertLess(abs(contention.stretch(8, 8) / 3.0 - 1), 0.06)
+        self.assertAlmostEqual(contention.stretch(16, 16), contention.stretch(8, 8))        # pooled
+        self.assertAlmostEqual(contention.stretch(1, 8), 1.0)                               # another bucket
+        contention.observe(2, 8, 1e9)
+        self.assertLessEqual(contention.stretch(2, 8), 1.4)
+
+    def test_by_load(self):
+        """The table of 2004: time per KB at various loads."""
+        statistics = lm.Statistics()
+        for concurrency in (1.0, 4.0, 8.0, 12.0, 40.0):
+            statistics.observe("h", 8, figures(100, 1.0, elapsed_ms=1000 * concurrency, concurrency=concurrency))
+        rows = statistics.host("h").by_load
+        self.assertEqual([row[2] for row in rows], [2, 1, 1, 1])
+        self.assertEqual([row[0] for row in rows], [5.0, 8.0, 12.0, 40.0])
+
+    def test_bandwidth(self):
+        statistics = lm.Statistics()
+        self.assertEqual(statistics.host("h").bandwidth(), lm.BANDWIDTH_PRIOR_KB_S)
+        statistics.host("h").rtt.add(0.01)
+        for i in range(20):                                     # 1000 KB in 0.51 s, of which 10 ms are the way
+            statistics.observe("h", 8, figures(300, 1.0, source=str(i), total_s=1.51, wire_kb=1000))
+        self.assertLess(abs(statistics.host("h").bandwidth() / 2000 - 1), 0.1)
+        before = statistics.host("h").bandwidth()
+        statistics.observe("h", 8, figures(20, 1.0, total_s=9.0, wire_kb=lm.TRANSFER_MIN_KB - 1))
+        self.assertEqual(statistics.host("h").bandwidth(), before)
+        for i in range(200):                                    # clocks that disagree: never negative, never infinite
+            statistics.observe("h", 8, figures(300, 1.0, source=str(i), total_s=0.5, wire_kb=1000))
+        self.assertTrue(0 < statistics.host("h").bandwidth() <= 1000 / lm.TRANSFER_FLOOR_S)
+
+    def test_mean(self):
+        mean = lm.Mean(0.1)
+        for value in (1, 2, 3):
+            mean.add(value)
+        self.assertAlmostEqual(mean.value, 2.0)
+        for _ in range(60):
+            mean.add(9)
+        self.assertGreater(mean.value, 8.9)
+
+
+def some_state():
+    statistics = learnt(3.0, 40)
+    learnt(9.0, 5, statistics, "other:3632", job_class="c++")
+    statistics.host("h").rtt.add(0.01)
+    return statistics
+
+
+def with_change(path, value):
+    """The state of some_state() with the item at `path` replaced (or removed, if it is `del`)."""
+    data = json.loads(json.dumps(some_state().to_dict()))
+    place = data
+    for key in path[:-1]:
+        place = place[key]
+    if value is del_:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = value
+    return data
+
+
+del_ = object()
+HOSTILE_STATES = (
+    (("format",), del_), (("format",), 2), (("format",), "1"), (("hosts",), del_), (("hosts",), []), (("hosts",), None),
+    (("hosts", "h"), []), (("hosts", "h"), [1] * 6), (("hosts", "h"), [1] * 20), (("hosts", "h"), 5),
+    (("hosts", "h"), "1234567"),
+    (("hosts", "h"), {"a": 1}), (("hosts", "h", 0), -1.0), (("hosts", "h", 0), math.nan), (("hosts", "h", 1), math.inf),
+    (("hosts", "h", 1), 1e30), (("hosts", "h", 2), "3"), (("hosts", "h", 2), None), (("hosts", "h", 3), True),
+    (("hosts", "h", 5), [1]), (("contention",), del_), (("contention",), [1]), (("contention",), [[1], [1], [1]]),
+    (("contention", 0, 0), -1), (("contention", 1), None), (("contention", 0, 0), math.nan),
+    (("classes",), del_), (("classes",), [1]), (("classes", "c++"), [1]), (("classes", "c++"), [1, 2, 3]),
+    (("classes", "c++"), [math.nan, 1]), (("classes", "c++"), [0.0, -1]), (("classes", "c++"), [1e4, 1]),
+    (("classes", "c++"), [-1e4, 1]), (("classes", "c++"), None),
+    (("sources",), del_), (("sources",), 7), (("sources", "x"), [1]), (("sources", "x"), [-1, 1]),
+    (("sources", "x"), "ab"),
+    (("sources", "x"), [math.inf, 1]), (("sources", "x"), [1e9, 1]), (("sources", "x"), [0, 1]),
+)
+
+
+class State(unittest.TestCase):
+    def test_round_trip(self):
+        before = some_state()
+        text = json.dumps(before.to_dict(), allow_nan=False)
+        after = lm.Statistics.from_dict(json.loads(text))
+        self.assertEqual(json.dumps(after.to_dict(), allow_nan=False), text)
+        for key, source in (("h", "h 3.0 5 7"), ("h", "new"), ("other:3632", "new")):
+            self.assertAlmostEqual(before.work(key, 99, "c++", source), after.work(key, 99, "c++", source))
+        self.assertAlmostEqual(before.contention.stretch(1, 8), after.contention.stretch(1, 8))
+        learnt(3.0, 5, after)                                   # and goes on learning
+
+    def test_empty(self):
+        self.assertEqual(lm.Statistics.from_dict(lm.Statistics().to_dict()).hosts, {})
+
+    def test_hostile(self):
+        """Anything but a state is refused by ValueError: the daemon then begins anew."""
+        for data in (None, [], {}, "x", 5, {"format": 1}):
+            with self.subTest(data), self.assertRaises(ValueError):
+                lm.Statistics.from_dict(data)
+        for path, value in HOSTILE_STATES:
+            with self.subTest(path, value=value), self.assertRaises(ValueError):
+                lm.Statistics.from_dict(with_change(path, value))
+
+    def test_survivors(self):
+        """What is accepted works: no prediction is negative, infinite or raises, whatever the numbers."""
+        rng = random.Random(6)
+        for _ in range(300):
+            data = json.loads(json.dumps(some_state().to_dict()))
+            rows = rng.choice(([data["hosts"]["h"]], data["contention"], [*data["classes"].values()],
+                               [data["sources"]["h 3.0 5 7"]]))
+            row = rng.choice(rows)
+            row[rng.randrange(len(row))] = value = rng.choice((0, 1e-300, 1e-9, 1e17, 10 ** 17, 1.5, -9.9, 5e-324))
+            with self.subTest(value=value, row=row):
+                try:
+                    statistics = lm.Statistics.from_dict(data)
+                except ValueError:
+                    continue
+                for name in ("h", "other:3632", "new"):
+                    self.assertTrue(0 < statistics.work(name, 100, "c++", "h 3.0 5 7") < math.inf)
+                    self.assertTrue(0 < statistics.host(name).bandwidth() < math.inf)
+                statistics.observe("h", 8, figures(100, 1.0, "c++", "h 3.0 5 7"))
+                self.assertTrue(0 < statistics.work("h", 100, "c++", "new") < math.inf)
+
+
+# ==== Section 6: scheduler ==========================================================================================
+
+IDENTITY = b"identity"
+
+
+def a_job(scheduler, now, uid=1000, source="t.c", size_kb=200, mode=0, sized=True):
+    """A compile that has said hello, and (sized) has been preprocessed."""
+    job = lm.Job(uid, source, source + ".o", "c-O2", "key of " + source, None, now)
+    job.identity, job.mode = IDENTITY, mode
+    scheduler.hello(job, now)
+    if sized and job.state == "queued":
+        scheduler.sized(job, size_kb, 0.1, mode, now)
+    return job
+
+
+def a_scheduler(*hosts, slots=2, cores=4, now=0.0):
+    """A Scheduler with peers that have just reported: each of `hosts` is (name, slots) or a Host."""
+    scheduler = lm.Scheduler(lm.Statistics(), slots, cores, random.Random(SEED))
+    for host in hosts:
+        if isinstance(host, tuple):
+            name, count = host
+            host = lm.Host(name, name, "peer", lm.Endpoint((name, 3632)))
+            host.load, host.report_at = None, None
+            scheduler.statistics.host(name).samples = lm.UNKNOWN_HOST_RESULTS
+            scheduler.report(host, host_load(count), now)
+        scheduler.hosts[host.key] = host
+    return scheduler
+
+
+def host_load(slots=4, running=0, counted=0, **more):
+    return lm.Load(instance=more.pop("instance", b"serverAA"), slots=slots, cores=slots, running=running,
+                   interval_ms=1000, identities=[IDENTITY], counted={b"submitte": counted}, port=3632, **more)
+
+
+def done_actions(scheduler, now, *kinds):
+    """pump(), and the actions of these kinds (all: none named) in order; the list is emptied."""
+    scheduler.pump(now)
+    actions, scheduler.actions = scheduler.actions, []
+    return [action for action in actions if not kinds or action[0] in kinds]
+
+
+class Fairness(unittest.TestCase):
+    def test_share(self):
+        fair = lm.FairShare()
+        fair.take("a")
+        self.assertLess(fair.rank("b", 0), fair.rank("a", 0))
+        fair.take("b")
+        fair.give("a", 5.0, 0)
+        fair.give("b", 1.0, 0)
+        self.assertLess(fair.rank("b", 0), fair.rank("a", 0))           # less CPU in the last minute
+        self.assertAlmostEqual(fair.recent("a", 60.0), 2.5)
+        self.assertEqual(fair.active, {})
+        with self.assertRaises((AssertionError, KeyError)):
+            fair.give("a", 0, 0)
+
+    def test_share_bounded(self):
+        fair = lm.FairShare()
+        for uid in range(5000):
+            fair.take(uid)
+            fair.give(uid, 1, uid)
+        self.assertLessEqual(len(fair.used), 1001)
+
+    def test_pool(self):
+        """Fair by uid: who comes late with two jobs waits behind none of the hundred of another."""
+        pool = lm.Pool()
+        for i in range(100):
+            pool.ask(("a", i), "a", 0)
+        self.assertEqual(pool.grant(2, 0), [("a", 0), ("a", 1)])
+        pool.ask(("b", 0), "b", 1)
+        pool.ask(("b", 1), "b", 1)
+        order = []
+        for at, token in enumerate((("a", 0), ("a", 1), ("b", 0), ("a", 2)), 2):
+            self.assertIsNotNone(pool.drop(token, at))
+            order += pool.grant(2, at)
+        self.assertEqual(order, [("b", 0), ("a", 2), ("b", 1), ("a", 3)])
+        self.assertIsNone(pool.drop(("a", 0), 9))
+        self.assertIsNone(pool.drop(("a", 99), 9))                      # waited only
+        self.assertNotIn(("a", 99), pool.waiting)
+
+    def test_pool_limit(self):
+        pool = lm.Pool()
+        for i in range(6):
+            pool.ask(i, i, 0)
+        self.assertEqual(len(pool.grant(4, 0)), 4)
+        self.assertEqual(pool.grant(4, 1), [])
+        self.assertEqual(pool.grant(5, 1), [4])
+        self.assertEqual(pool.grant(0, 1), [])                          # fewer than are held: none is taken away
+        for i in range(5):
+            pool.drop(i, 2)
+        self.assertEqual(pool.grant(0, 2), [5])                         # but one is always let in
+
+    def test_pool_stall(self):
+        """Nothing came back for ten seconds: one more, since holders may wait for those who wait."""
+        pool, stall = lm.Pool(), lm.POOL_STALL_S
+        for i in range(5):
+            pool.ask(i, 7, 0)
+        self.assertEqual(pool.grant(1, 0), [0])
+        for now in (1, stall - 0.1):
+            self.assertEqual(pool.grant(1, now), [])
+        self.assertEqual(pool.grant(1, stall), [1])
+        self.assertEqual(pool.grant(1, stall + 0.1), [])
+        self.assertEqual(pool.grant(1, 2 * stall), [2])
+        pool.drop(1, 2 * stall + 1)
+        self.assertEqual(pool.grant(1, 2 * stall + 1), [])              # back to what is allowed
+        self.assertEqual(pool.grant(1, 3 * stall), [])                  # something came back meanwhile
+        pool.drop(0, 3 * stall)
+        pool.drop(2, 3 * stall)
+        self.assertEqual(pool.grant(1, 3 * stall), [3])
+        self.assertEqual(pool.extra, 0)
+
+
+CAPACITIES = (
+    # cores, foreign load, available MB, reserve MB, --slots | slots
+    (16, 0.0, 64000, 512, 99, 20), (16, 0.0, 64000, 512, 16, 16), (16, 4.0, 64000, 512, 99, 15),
+    (16, 16.0, 64000, 512, 99, 1),
+    (16, 99.0, 64000, 512, 99, 1), (1, 0.0, 64000, 512, 99, 2), (4, 0.5, 64000, 512, 99, 5), (4, 0.0, 1536, 512, 99, 2),
+    (4, 0.0, 1023, 512, 99, 1), (4, 0.0, 100, 512, 99, 1), (4, 0.0, 0, 0, 99, 1), (4, 0.0, 64000, 512, 1, 1),
+)
+
+
+class Admissions(unittest.TestCase):
+    def admission(self, slots=2, limit=99, now=0.0):
+        admission = lm.Admission(limit)
+        admission.measure(slots / lm.SLOTS_PER_CORE, 0.0, 1 << 20, 0, None, now)
+        self.assertEqual(admission.slots, min(slots, limit))
+        return admission
+
+    def test_capacity(self):
+        for row in CAPACITIES:
+            with self.subTest(row):
+                self.assertEqual(lm.capacity(*row[:-1]), row[-1])
+
+    def test_granted(self):
+        admission = self.admission(2)
+        self.assertEqual(admission.request(("s", 1), "t1", 0), ("granted", 1))
+        self.assertEqual(admission.request(("s", 1), "t2", 0), ("granted", 2))
+        answer = admission.request(("s", 1), "t3", 0)
+        self.assertEqual(answer[:2], ("parked", 1))
+        self.assertGreater(answer[2], 0)
+        self.assertIsNone(admission.next_granted(1))
+        admission.release("t1", 0.5, 3)
+        self.assertEqual(admission.next_granted(3), ("t3", 3, 3))
+        admission.release("t1", 0.5, 3)                                 # twice: ignored
+        self.assertIsNone(admission.next_granted(3))
+        self.assertEqual(admission.counted, {"s": 3})
+        for ticket in ("t2", "t3"):
+            admission.release(ticket, 0.1, 4)
+        self.assertEqual((admission.holders, admission.parked, admission.fair.active), ({}, {}, {}))
+
+    def test_fair(self):
+        """Freed slots go to the (submitter, uid) with the fewest jobs, however many the other has parked."""
+        admission = self.admission(4)
+        for i in range(30):
+            admission.request(("a", 1), ("a", i), 0)
+        for i in range(4):
+            admission.request(("b", 1), ("b", i), 1)
+            admission.request(("b", 2), ("c", i), 1)
+        got = []
+        for i in range(4):
+            admission.release(("a", i), 1.0, 2)
+            got.append(admission.next_granted(2)[0][0])
+        self.assertEqual(got, ["b", "c", "b", "a"])
+
+    def test_work_conserving(self):
+        """Alone, one may have everything; and no slot is idle while a request is parked."""
+        admission = self.admission(8)
+        for i in range(20):
+            admission.request(("a", 1), i, 0)
+        self.assertEqual(len(admission.holders), 8)
+        for i in range(20):
+            admission.release(i, 0.1, i)
+            while admission.next_granted(i):
+                pass
+            self.assertEqual(len(admission.holders), min(8, 19 - i))
+
+    def test_no_overtaking(self):
+        """Who comes while others are parked does not get the slot that is free before they are asked."""
+        admission = self.admission(1)
+        admission.request(("a", 1), 1, 0)
+        admission.request(("a", 1), 2, 0)
+        admission.release(1, 0, 1)
+        self.assertEqual(admission.request(("a", 1), 3, 1)[0], "parked")
+        self.assertEqual(admission.next_granted(1)[0], 2)
+
+    def test_withdrawn(self):
+        admission = self.admission(1)
+        for i in range(3):
+            admission.request(("a", 1), i, 0)
+        admission.release(1, 0, 1)
+        admission.release(0, 0, 2)
+        self.assertEqual(admission.next_granted(2)[0], 2)
+        self.assertEqual(admission.parked, {})
+
+    def test_refusal(self):
+        admission = self.admission(2)
+        admission.request(("a", 1), 1, 0)
+        admission.measure(4, 0, 1 << 20, 0, "draining", 1)
+        self.assertEqual(admission.request(("a", 1), 2, 1), ("refused", "draining"))
+        self.assertIsNone(admission.next_granted(1))
+        admission.measure(4, 0, 1 << 20, 0, None, 2)
+        self.assertEqual(admission.request(("a", 1), 2, 2)[0], "granted")
+
+    def test_shrinks(self):
+        """Fewer slots than are held: none is granted until enough came back; local compiles count."""
+        admission = self.admission(4)
+        for i in range(5):
+            admission.request(("a", 1), i, 0)
+        admission.measure(1, 0, 1 << 20, 0, None, 1)
+        for i in range(2):
+            admission.release(i, 0, 2)
+            self.assertIsNone(admission.next_granted(2))
+        admission.local_running = 1
+        admission.release(2, 0, 3)
+        self.assertIsNone(admission.next_granted(3))
+        admission.release(3, 0, 3)
+        self.assertEqual(admission.next_granted(3)[0], 4)               # one is always let in
+        self.assertIsNone(admission.next_granted(3))
+
+    def test_user_at_machine(self):
+        """No new grants for a quarter of a second after foreign load was noticed."""
+        admission = self.admission(4)
+        admission.measure(3.2, 2.0, 1 << 20, 0, None, 1)
+        self.assertEqual(admission.request(("a", 1), 1, 1)[0], "parked")
+        self.assertIsNone(admission.next_granted(1 + lm.GRANT_PAUSE_S / 2))
+        self.assertEqual(admission.next_granted(1 + lm.GRANT_PAUSE_S)[0], 1)
+
+    def test_counted_bounded(self):
+        admission = self.admission(2)
+        for i in range(200):
+            admission.request((i, 1), i, 0)
+            admission.release(i, 0, 0)
+        self.assertLessEqual(len(admission.counted), 64)
+        self.assertEqual(admission.counted[199], 200)
+
+
+class Hosts(unittest.TestCase):
+    def granted(self, scheduler, host, reservation, now):
+        """One job of the scheduler gets a slot on this host."""
+        job = a_job(scheduler, now)
+        (_, request), = done_actions(scheduler, now, "ask")
+        self.assertIs(request.host, host)
+        self.assertIs(scheduler.granted(request, reservation, now), job)
+        self.assertEqual(scheduler.actions, [("socket", job, request)])
+        scheduler.actions = []
+        scheduler.check()
+        return job
+
+    def test_own_dispatches(self):
+        """What was sent after a report is added to it, exactly: the report names what it counts."""
+        scheduler = a_scheduler(("h", 9))
+        host = scheduler.hosts["h"]
+
+        def report(running, counted, now):
+            scheduler.report(host, host_load(9, running, counted), now)
+            scheduler.counted_to(host, counted)
+        report(3, 0, 0)                                             # three of somebody else
+        self.assertEqual(host.occupied(), 3)
+        first, second = self.granted(scheduler, host, 4, 0), self.granted(scheduler, host, 5, 0)
+        self.assertEqual(host.occupied(), 5)
+        report(4, 4, 1)                                             # counts the first, not yet the second
+        self.assertEqual(host.occupied(), 5)
+        scheduler.finished(first, figures(), 1)                     # ended after the report that counts it
+        self.assertEqual(host.occupied(), 4)
+        report(4, 5, 2)
+        self.assertEqual(host.occupied(), 4)
+        scheduler.cancelled(second, 2)
+        self.assertEqual(host.occupied(), 3)
+        report(0, 5, 3)
+        self.assertEqual((host.occupied(), host.uncounted, host.ended, host.counters["ok"], host.counters["cancelled"]),
+                         (0, 0, 0, 1, 1))
+
+    def test_asking_counts(self):
+        scheduler = a_scheduler(("h", 2))
+        for i in range(5):
+            a_job(scheduler, 0, source=str(i))
+        asked = done_actions(scheduler, 0, "ask")
+        self.assertLessEqual(len(asked), 3)                         # two slots, and one to park
+        self.assertEqual(scheduler.hosts["h"].asking, len(asked))
+
+    def test_back_off(self):
+        """2, 4, 8 .. 60 s; then one job alone as a probe, and success ends it."""
+        host, now = lm.Host("h", "h", "peer"), 0.0
+        for wait in (2, 4, 8, 16, 32, 60, 60):
+            host.report_at, host.load = now, host_load()
+            host.fails("connect", "", now)
+            host.fails("connect", "", now + 0.1)                    # jobs under way fail with it: one mishap
+            host.report_at = now + wait
+            self.assertFalse(host.usable(now + wait - 0.01))
+            self.assertTrue(host.usable(now + wait))
+            self.assertEqual(host.state(now + wait)[0], "suspect")
+            now += wait
+        host.recovers()
+        self.assertTrue(host.usable(now))
+        self.assertEqual(host.state(now), ("up", ""))
+
+    def test_probe(self):
+        scheduler = a_scheduler(("h", 4), ("g", 4), cores=1)
+        host = scheduler.hosts["h"]
+        host.fails("connect", "", 0)
+        for i in range(9):
+            a_job(scheduler, 0, source=str(i))
+        self.assertNotIn(host, [request.host for _, request in done_actions(scheduler, 0, "ask")])
+        for key in "hg":
+            scheduler.report(scheduler.hosts[key], host_load(4), 2)
+        probes = [request for _, request in done_actions(scheduler, 2.1, "ask") if request.host is host]
+        self.assertEqual(len(probes), 1)
+        scheduler.refused(probes[0], "connect", "", 2.2)
+        self.assertEqual((host.failures, host.retry_at), (2, 6.2))
+
+    def test_silence(self):
+        scheduler = a_scheduler(("h", 4))
+        host, limit = scheduler.hosts["h"], lm.PEER_TIMEOUT_S
+        job = self.granted(scheduler, host, 1, 0)
+        scheduler.tick(limit)
+        self.assertEqual(job.state, "remote")
+        scheduler.tick(limit + 0.1)
+        self.assertIsNone(job.lease)
+        self.assertEqual(host.state(limit + 0.1)[0], "down")
+        self.assertEqual([a[0] for a in done_actions(scheduler, limit + 0.1)], ["local"])
+        self.assertEqual(job.reason, "hosts-failed")
+        scheduler.report(host, host_load(), limit + 1)              # back again, with a clean slate
+        self.assertTrue(host.usable(limit + 1))
+        scheduler.check()
+
+    def test_slow_reporters(self):
+        """A host that says it reports each ten seconds is not silent after five."""
+        scheduler = a_scheduler(("h", 4))
+        host = scheduler.hosts["h"]
+        load = host_load()
+        load.interval_ms = 10_000
+        scheduler.report(host, load, 0)
+        self.assertFalse(host.silent(29.9))
+        self.assertTrue(host.silent(30.1))
+
+    def test_restart(self):
+        """Another instance id: what was held against the host is forgotten."""
+        scheduler = a_scheduler(("h", 4))
+        host = scheduler.hosts["h"]
+        host.fails("protocol", "", 0)
+        host.misfits[IDENTITY] = 0
+        scheduler.report(host, host_load(), 0.5)
+        self.assertEqual((host.failures, list(host.misfits)), (1, [IDENTITY]))
+        scheduler.report(host, host_load(instance=b"serverBB"), 0.6)
+        self.assertEqual((host.failures, host.misfits), (0, {}))
+
+    def test_states(self):
+        for load, wanted in ((host_load(), "up"), (host_load(4, 4), "busy"),
+                             (host_load(state=lm.STATE_DRAINING), "draining"),
+                             (host_load(state=lm.STATE_SHORT), "busy")):
+            host = lm.Host("h", "h", "peer")
+            self.assertEqual(host.state(0)[0], "down")
+            host.load, host.report_at = load, 0
+            self.assertEqual(host.state(0)[0], wanted)
+            self.assertEqual(host.usable(0), load.state == lm.STATE_UP)
+
+    def test_offers(self):
+        peer, plain = lm.Host("h", "h", "peer"), lm.Host("d", "d", "distccd", listed_slots=4)
+        self.assertFalse(peer.offers(IDENTITY, 0))
+        peer.load = host_load()
+        self.assertEqual([peer.offers(IDENTITY, 0), peer.offers(b"othercmp", 0), peer.offers(IDENTITY, 1)],
+                         [True, False, False])
+        peer.load = host_load(capabilities=lm.CAN_DIRECTIVES)
+        self.assertTrue(peer.offers(IDENTITY, 1))
+        self.assertEqual([plain.offers(IDENTITY, 0), plain.offers(IDENTITY, 1)], [True, False])
+
+
+class Choices(unittest.TestCase):
+    def test_faster(self):
+        """The faster host gets the jobs, until waiting for the slower one's answer is sooner."""
+        scheduler = a_scheduler(("fast", 4), ("slow", 4))
+        learnt(2.0, 30, scheduler.statistics, "fast")
+        learnt(30.0, 30, scheduler.statistics, "slow")
+        for i in range(4):
+            a_job(scheduler, 0, source=str(i))
+        names = [request.host.name for _, request in done_actions(scheduler, 0, "ask")]
+        self.assertEqual(names[:3], ["fast"] * 3)
+        self.assertNotIn("slow", names)
+
+    def test_loads(self):
+        """Of equal hosts the one that others have filled gets nothing."""
+        scheduler = a_scheduler(("a", 8), ("b", 8))
+        scheduler.report(scheduler.hosts["a"], host_load(8, 7), 0)
+        for i in range(4):
+            a_job(scheduler, 0, source=str(i))
+        self.assertEqual({request.host.name for _, request in done_actions(scheduler, 0, "ask")}, {"b"})
+
+    def test_unknown_host(self):
+        """At most a quarter of the cores of a host that has not shown three results."""
+        scheduler = a_scheduler(("new", 16))
+        scheduler.statistics.host("new").samples = 0
+        for i in range(12):
+            a_job(scheduler, 0, source=str(i))
+        self.assertLessEqual(len(done_actions(scheduler, 0, "ask")), 4 + 1)
+
+    def test_late_binding(self):
+        """The head of the queue gets the slot, whichever job was asked for; with no job left it is closed."""
+        scheduler = a_scheduler(("a", 2))
+        jobs = [a_job(scheduler, 0, source=str(i)) for i in range(2)]
+        asked = [request for _, request in done_actions(scheduler, 0, "ask")]
+        scheduler.cancelled(jobs[0], 1)
+        self.assertIs(scheduler.granted(asked[0], 1, 1), jobs[1])
+        self.assertIsNone(scheduler.granted(asked[1], 2, 1))
+        self.assertEqual(scheduler.hosts["a"].counters["cancelled"], 1)
+        scheduler.check()
+
+    def test_longest_first(self):
+        """Once more wait than the host has slots, the longest goes first."""
+        scheduler = a_scheduler(("a", 2))
+        scheduler.statistics.remote.add(10)
+        jobs = [a_job(scheduler, 0, source=str(size), size_kb=size) for size in (100, 900, 300, 500, 200)]
+        asked = [request for _, request in done_actions(scheduler, 0, "ask")]
+        self.assertIs(scheduler.granted(asked[0], 1, 0), jobs[1])
+        jobs[0].arrived -= 30                                       # three mean job times: goes first whatever its size
+        self.assertIs(scheduler.granted(asked[1], 2, 0), jobs[0])
+
+    def test_excluded(self):
+        """A slot on a host that failed this job goes to the next job."""
+        scheduler = a_scheduler(("a", 4), cores=1)
+        jobs = [a_job(scheduler, 0, source=str(i)) for i in range(2)]
+        jobs[0].excluded.add("a")
+        jobs[0].excluded.add("b")
+        request = lm.Request(scheduler.hosts["a"], jobs[0].group(), 1, "c", 0)
+        scheduler.groups[jobs[0].group()].requests.append(request)
+        scheduler.hosts["a"].asking += 1
+        self.assertIs(scheduler.granted(request, 1, 0), jobs[1])
+
+    def test_unanswered(self):
+        """A question that nobody answers, though the host reports, is given up; so is one parked at a silent host."""
+        for parked in (False, True):
+            scheduler, late = a_scheduler(("a", 4), cores=1), lm.ADMISSION_TIMEOUT_S + 0.1
+            a_job(scheduler, 0)
+            (_, request), = done_actions(scheduler, 0, "ask")
+            if parked:
+                scheduler.parked(request, 0)
+            else:
+                scheduler.report(scheduler.hosts["a"], host_load(4), late)
+            scheduler.tick(late)
+            self.assertEqual((request.state, scheduler.hosts["a"].failures), ("ended", 1))
+            self.assertIn(("withdraw", request), scheduler.actions)
+            scheduler.check()
+
+    def distccd_turns(self, scheduler, jobs, now=1.0):
+        """uids in the order in which a plain distccd gets their jobs, one job ending each second."""
+        order = []
+        while any(job.state in ("wait", "remote") for job in jobs):
+            for _, request in done_actions(scheduler, now, "ask"):
+                order.append(scheduler.granted(request, 0, now).uid)
+            scheduler.actions = []
+            now += 1
+            oldest = min((job for job in jobs if job.state == "remote"), key=lambda job: job.lease.since)
+            scheduler.finished(oldest, lm.JobFigures(9, "c", "s", 1.0, 9, None), now)
+        return order
+
+    def test_fair_by_uid(self):
+        """Two users of one box and a farm of plain distccds: the queue is fair though nobody parks there."""
+        scheduler = a_scheduler(lm.Host("d", "d", "distccd", lm.Endpoint(("d", 3632)), 2), slots=1, cores=0)
+        jobs = [a_job(scheduler, 0, 1, "big%d" % i) for i in range(20)]
+        first = done_actions(scheduler, 0, "ask")
+        self.assertEqual([scheduler.granted(request, 0, 0).uid for _, request in first], [1, 1])
+        jobs += [a_job(scheduler, 1, 2, "small%d" % i) for i in range(4)]
+        order = self.distccd_turns(scheduler, jobs)
+        self.assertEqual(len(order), 22)
+        self.assertEqual(order[:10].count(2), 4, order)
+
+    def test_distccd_late(self):
+        """A plain distccd reports nothing: its job is late after max(30 s, 5 times the prediction)."""
+        scheduler = a_scheduler(lm.Host("d", "d", "distccd", lm.Endpoint(("d", 3632)), 2))
+        job = a_job(scheduler, 0)
+        scheduler.granted(done_actions(scheduler, 0, "ask")[0][1], 0, 0)
+        scheduler.tick(29)
+        self.assertEqual(job.state, "remote")
+        scheduler.tick(31 + 5 * job.predicted_s)
+        self.assertIsNone(job.lease)
+        self.assertTrue(scheduler.hosts["d"].failures)
+
+    def test_tries(self):
+        """A mishap: another host; the second: this box. The host that failed backs off."""
+        scheduler = a_scheduler(("a", 4), ("b", 4))
+        job = a_job(scheduler, 0)
+        tried = []
+        for now in (0.1, 0.2):
+            (_, request), = done_actions(scheduler, now, "ask")
+            scheduler.granted(request, 1, now)
+            scheduler.actions = []
+            tried.append(request.host.name)
+            scheduler.failed(job, "garbage", "", now)
+        self.assertEqual(sorted(tried), ["a", "b"])
+        self.assertEqual([action[0] for action in done_actions(scheduler, 0.3)], ["local"])
+        self.assertEqual((job.state, job.reason, scheduler.totals["fallback"]), ("local", "hosts-failed", 1))
+        self.assertEqual([host.failures for host in scheduler.hosts.values()], [1, 1])
+        scheduler.local_ended(job, True, 1)
+        scheduler.check()
+        self.assertEqual(scheduler.jobs, set())
+
+    def test_lapses(self):
+        """A lapsed lease is nobody's fault: asked again without back-off, the third goes local."""
+        scheduler = a_scheduler(("a", 4))
+        job = a_job(scheduler, 0)
+        for now in (1, 2, 3):
+            (_, request), = done_actions(scheduler, now, "ask")
+            scheduler.granted(request, now, now)
+            scheduler.actions = []
+            scheduler.failed(job, "lease-over", "", now)
+            self.assertEqual(scheduler.hosts["a"].failures, 0)
+        self.assertEqual([action[0] for action in done_actions(scheduler, 3)], ["local"])
+
+    def test_blameless(self):
+        """A host that refuses the job, not jobs, does not back off; file and flags are remembered."""
+        for name in sorted(lm.BLAMELESS - {"lease-over"}):
+            scheduler = a_scheduler(("a", 4))
+            job = a_job(scheduler, 0)
+            scheduler.granted(done_actions(scheduler, 0, "ask")[0][1], 1, 0)
+            scheduler.failed(job, name, "", 1)
+            self.assertEqual((scheduler.hosts["a"].failures, scheduler.hosts["a"].counters["refused"]), (0, 1), name)
+            again = a_job(scheduler, 2)
+            self.assertEqual(again.reason, "remembered", name)
+
+    def test_no_host(self):
+        scheduler = a_scheduler(("a", 4))
+        job = lm.Job(1, "t.c", "t.o", "c", "k", None, 0)
+        job.identity = b"othercmp"
+        scheduler.hello(job, 0)
+        self.assertEqual((job.state, job.reason), ("home", "no-host"))
+        self.assertEqual(a_job(a_scheduler(), 0).reason, "no-host")
+
+    def test_own_only(self):
+        """A job that only daemons of ours can take is never sent to a plain distccd."""
+        scheduler = a_scheduler(lm.Host("d", "d", "distccd", lm.Endpoint(("d", 3632)), 4))
+        self.assertEqual(a_job(scheduler, 0).state, "wait")
+        job = lm.Job(1, "t.c", "t.o", "c", "k", None, 0)
+        job.identity, job.own_only = IDENTITY, True
+        scheduler.hello(job, 0)
+        self.assertEqual(job.reason, "no-host")
+
+    def test_group_without_host(self):
+        """The last host goes: who waits is told at once."""
+        scheduler = a_scheduler(("a", 1), cores=1)
+        jobs = [a_job(scheduler, 0, source=str(i)) for i in range(3)]
+        requests = [request for _, request in done_actions(scheduler, 0, "ask")]
+        scheduler.report(scheduler.hosts["a"], host_load(state=lm.STATE_DRAINING), 1)
+        for request in requests:
+            scheduler.refused(request, "draining", "", 1)
+        done_actions(scheduler, 1)
+        self.assertEqual({job.reason for job in jobs}, {"no-host"})
+        self.assertEqual({job.state for job in jobs}, {"home", "local"})
+        scheduler.check()
+
+    def test_memory(self):
+        memory = lm.Memory()
+        memory.remember(1, "k", "messages", 0)
+        self.assertEqual(memory.recall(1, "k", lm.REFUSAL_MEMORY_S - 1), "messages")
+        self.assertIsNone(memory.recall(1, "k", lm.REFUSAL_MEMORY_S))
+        self.assertIsNone(memory.recall(2, "k", 0))                 # another's
+        for i in range(lm.REFUSALS_REMEMBERED + 10):
+            memory.remember(1, i, "messages", 1)
+        self.assertEqual(len(memory.rows), lm.REFUSALS_REMEMBERED)
+        self.assertIsNone(memory.recall(1, "k", 2))
+
+    def test_many_hosts(self):
+        """A decision among a thousand hosts weighs a few of them only (bound: 0.1 ms in `make bench`)."""
+        scheduler = a_scheduler(*(("h%d" % i, 4) for i in range(1000)))
+        scheduler.others_submit = True
+        costs, cost = [], scheduler.placement.cost
+        scheduler.placement.cost = lambda *words: costs.append(1) or cost(*words)
+        a_job(scheduler, 0)
+        self.assertEqual(len(done_actions(scheduler, 0, "ask")), 1)
+        self.assertLessEqual(len(costs), lm.CANDIDATES_DRAWN + lm.CANDIDATES_ALONE_MAX)
+
+
+# ---- a simulated farm: Schedulers and Admissions, a fake clock, random events
+
+class SimLink:
+    """A TCP connection of a submitter to a server: first for a request, then for a job. A ticket at the server."""
+
+    def __init__(self, submitter, server, request):
+        self.submitter, self.server, self.request = submitter, server, request
+        self.job, self.starts = None, server.starts
+        self.state = "asked"            # at the server: asked, parked, reserved, running, over
+        self.open = True                # at the submitter
+
+    def hang_up(self):
+        """The submitter closes; the server notices after a while."""
+        if self.open:
+            self.open = False
+            self.server.later(0.005, self.server.end, self, 0.0)
+
+
+class SimServer:
+    """A host: its Admission, and what its daemon does around it."""
+    kind = "peer"
+
+    def __init__(self, farm, name, slots, speed):
+        self.farm, self.name, self.slots, self.speed = farm, name, slots, speed
+        self.alive, self.frozen, self.held_up = True, False, []
+        self.sequence = self.starts = 0
+        self.start()
+
+    def start(self):
+        """A daemon, with a new instance id."""
+        self.starts += 1
+        self.instance = ("%s%07d" % (self.name, self.starts)).encode()
+        self.admission, self.links, self.draining = lm.Admission(self.slots), set(), False
+        self.measure()
+
+    def measure(self):
+        foreign = self.farm.rng.choice((0, 0, 0, 1.5, self.slots))
+        self.admission.measure(self.slots, foreign, 1 << 20, 0, "draining" if self.draining else None, self.farm.now)
+
+    def later(self, delay, do, *words):
+        """After `delay`, unless this daemon has died by then; a frozen one does it when it goes on."""
+        starts = self.starts
+
+        def run():
+            if self.frozen:
+                self.held_up.append(run)
+            elif self.alive and starts == self.starts:
+                do(*words)
+        self.farm.at(delay, run)
+
+    def connect(self, link):
+        """The question has come, and what the submitter did since it was sent."""
+        self.ask(link)
+        if not link.open:
+            self.later(0.005, self.end, link, 0.0)
+
+    def ask(self, link):
+        self.links.add(link)
+        answer = self.admission.request((link.submitter.instance, link.request.group[0]), link, self.farm.now)
+        link.state = {"granted": "reserved", "parked": "parked", "refused": "over"}[answer[0]]
+        if answer[0] == "granted":
+            self.reserved(link)
+        elif answer[0] == "refused":
+            self.links.discard(link)
+        self.farm.at(self.farm.delay(), link.submitter.answered, link, answer)
+
+    def reserved(self, link):
+        self.farm.granted_at(self)
+        self.later(lm.LEASE_S, self.lapse, link)
+
+    def lapse(self, link):
+        if link.state == "reserved":
+            self.end(link, 0.0)
+
+    def begin(self, link, seconds):
+        """The job's first bytes have come."""
+        if link.state != "reserved":
+            self.farm.at(self.farm.delay(), link.submitter.lost, link, "lease-over")
+            return
+        link.state = "running"
+        self.later(seconds / self.speed, self.compiled, link, seconds / self.speed)
+
+    def compiled(self, link, seconds):
+        if link.state == "running":
+            outcome = self.farm.rng.choices(("ok", "garbage", "compile-error", "argument"), (90, 3, 4, 3))[0]
+            self.end(link, seconds)
+            self.farm.at(self.farm.delay(), link.submitter.replied, link, outcome, seconds)
+
+    def end(self, link, cpu_s):
+        """The slot is free, or the parked request gone; those who wait get what is free."""
+        link.state = "over"
+        self.links.discard(link)
+        self.admission.release(link, cpu_s, self.farm.now)
+        self.grant()
+
+    def grant(self):
+        while True:
+            granted = self.admission.next_granted(self.farm.now)
+            if not granted:
+                break
+            link, reservation, _ = granted
+            link.state = "reserved"
+            self.reserved(link)
+            self.farm.at(self.farm.delay(), link.submitter.answered, link, ("granted", reservation))
+
+    def tick(self):
+        if self.alive and not self.frozen:
+            self.measure()
+            self.grant()
+
+    def report(self):
+        """To every submitter, each over its own bad way: lost, late, or overtaken."""
+        if not self.alive or self.frozen:
+            return
+        self.sequence += 1
+        admission = self.admission
+        state = lm.STATE_DRAINING if admission.refusal else lm.STATE_UP
+        for submitter in self.farm.submitters:
+            load = host_load(admission.slots, len(admission.holders), instance=self.instance, state=state,
+                             waiting=len(admission.parked), sequence=self.sequence)
+            load.counted = dict(admission.counted)
+            if self.farm.rng.random() > 0.1:
+                self.farm.at(self.farm.rng.choice((0.001, 0.001, 0.01, 1.5)), submitter.heard, self, load)
+
+    def die(self):
+        """Power off: connections break at once for some, for others it is silence."""
+        self.alive = False
+        for link in self.links:
+            if self.farm.rng.random() < 0.5:
+                self.farm.at(self.farm.delay(), link.submitter.lost, link, "closed")
+        self.farm.at(self.farm.rng.uniform(0.5, 20), self.come_back)
+
+    def come_back(self):
+        old, self.alive, self.frozen, self.held_up = self.links, True, False, []
+        self.start()
+        for link in old:                # whoever still writes to the old connections gets a reset
+            self.farm.at(self.farm.delay(), link.submitter.lost, link, "closed")
+
+    def freeze(self):
+        self.frozen = True
+        self.farm.at(self.farm.rng.uniform(0.5, 12), self.thaw)
+
+    def thaw(self):
+        self.frozen, held_up, self.held_up = False, self.held_up, []
+        for run in held_up:
+            run()
+
+
+class SimDistccd(SimServer):
+    """A plain distccd: takes every connection, queues by delaying, reports nothing, refuses by closing."""
+    kind = "distccd"
+
+    def start(self):
+        self.running, self.queue = set(), []
+        super().start()
+
+    def report(self):
+        pass
+
+    tick = grant = report
+
+    def ask(self, link):
+        self.links.add(link)
+        link.state = "connected"
+        self.farm.at(self.farm.delay(), link.submitter.answered, link, ("granted", 0))
+
+    def begin(self, link, seconds):
+        if link.state == "connected":
+            link.state = "queued"
+            self.queue.append((link, seconds / self.speed))
+            self.next()
+
+    def next(self):
+        while self.queue and len(self.running) < self.slots:
+            link, seconds = self.queue.pop(0)
+            if link.state == "queued":
+                link.state = "compiling"
+                self.running.add(link)
+                self.later(seconds, self.compiled, link, seconds)
+
+    def compiled(self, link, seconds):
+        if link.state == "compiling":
+            outcome = self.farm.rng.choices(("ok", "garbage", "compile-error", "closed"), (90, 3, 4, 3))[0]
+            self.end(link, seconds)
+            self.farm.at(self.farm.delay(), link.submitter.replied, link, outcome, seconds)
+
+    def end(self, link, cpu_s):
+        link.state = "over"
+        self.links.discard(link)
+        self.running.discard(link)
+        self.next()
+
+
+class SimSubmitter:
+    """A box whose clients compile: its Scheduler, and what its daemon and the clients do."""
+
+    def __init__(self, farm, number, servers):
+        self.farm, self.instance, self.heard_to = farm, b"submit%02d" % number, {}
+        self.scheduler = lm.Scheduler(lm.Statistics(), farm.rng.choice((1, 2)), 4, random.Random(farm.rng.random()))
+        self.scheduler.others_submit = number % 2 == 0
+        for server in servers:
+            self.scheduler.hosts[server.name] = lm.Host(server.name, server.name, server.kind,
+                                                        lm.Endpoint((server.name, 1)), server.slots)
+        self.links = {}                 # job: SimLink that it has
+        self.arrived, self.ended = [], {}       # jobs; job: when
+        self.open = set()                       # those that have not ended
+        self.under_way = {}             # request: SimLink
+
+    def settle(self):
+        while True:
+            self.scheduler.pump(self.farm.now)
+            if not self.scheduler.actions:
+                break
+            actions, self.scheduler.actions = self.scheduler.actions, []
+            for what, subject, *more in actions:
+                getattr(self, "do_" + what)(subject, *more)
+        for job in [job for job in self.links if job.lease is None]:
+            self.links.pop(job).hang_up()
+        for job in [job for job in self.open if job.state == "ended"]:
+            self.open.remove(job)
+            self.ended[job] = self.farm.now
+
+    # -- what the scheduler wants
+
+    def do_turn(self, job):
+        self.farm.at(self.farm.rng.uniform(0.01, 0.2), self.preprocessed, job)
+
+    def do_ask(self, request):
+        if request.state == "ended":
+            return
+        server = self.farm.servers[request.host.name]
+        link = self.under_way[request] = SimLink(self, server, request)
+        if server.alive or self.farm.rng.random() < 0.3:
+            server.later(self.farm.delay(), server.connect, link)
+        else:
+            self.farm.at(self.farm.delay(), self.lost, link, "connect")
+
+    def do_withdraw(self, request):
+        link = self.under_way.pop(request, None)
+        if link:
+            link.hang_up()
+
+    def do_socket(self, job, request):
+        if job in self.links:
+            self.links.pop(job).hang_up()
+        link = self.links[job] = self.under_way.pop(request)
+        link.job = job
+        patience = self.farm.rng.choices((0.001, 1.0, 3.0), (90, 7, 3))[0]
+        self.farm.at(patience, self.send, link, self.farm.rng.lognormvariate(-0.5, 0.7))
+
+    def send(self, link, seconds):
+        """The client begins its job. A dead host says nothing, one that is back resets."""
+        if not link.open:
+            return
+        if not link.server.alive:
+            self.farm.at(1.0, self.send, link, seconds)
+        elif link.starts != link.server.starts:
+            self.lost(link, "closed")
+        else:
+            link.server.later(0, link.server.begin, link, seconds)
+
+    def do_local(self, job):
+        if job in self.links:
+            self.links.pop(job).hang_up()
+        self.farm.at(self.farm.rng.lognormvariate(-0.5, 0.7), self.ran_here, job)
+
+    # -- what happens to it
+
+    def come(self, uid, source, distributable):
+        job = lm.Job(uid, source, source + ".o", "c-O2", "key of " + source, None, self.farm.now)
+        self.arrived.append(job)
+        self.open.add(job)
+        job.identity = IDENTITY
+        if distributable:
+            self.scheduler.hello(job, self.farm.now)
+        else:
+            self.scheduler.hello_local(job, "link", self.farm.now)
+
+    def preprocessed(self, job):
+        if job.state == "preprocess":
+            self.scheduler.sized(job, int(self.farm.rng.lognormvariate(5, 0.8)) + 1, 0.1, job.mode,
+                                 self.farm.now)
+
+    def answered(self, link, answer):
+        """An answer to LMRQ has come, if the connection is still there."""
+        if not link.open or link.request.state == "ended":
+            return
+        now = self.farm.now
+        if answer[0] == "parked":
+            if link.request.state == "asking":
+                self.scheduler.parked(link.request, now)
+        elif answer[0] == "granted":
+            if self.scheduler.granted(link.request, answer[1], now) is None:
+                self.under_way.pop(link.request)
+                link.hang_up()
+        else:
+            self.lost(link, answer[1])
+
+    def lost(self, link, name):
+        """The connection broke, or brought a refusal."""
+        if not link.open:
+            return
+        link.hang_up()
+        if link.request.state != "ended":
+            self.under_way.pop(link.request, None)
+            self.scheduler.refused(link.request, name, "", self.farm.now)
+        elif link.job and self.links.get(link.job) is link:
+            del self.links[link.job]
+            self.scheduler.failed(link.job, name, "", self.farm.now)
+
+    def replied(self, link, outcome, seconds):
+        job = link.job
+        if not link.open or self.links.get(job) is not link:
+            return
+        self.links.pop(job).hang_up()
+        if outcome == "ok":
+            self.scheduler.finished(job, figures(job.size_kb, seconds, total_s=seconds + 0.02), self.farm.now)
+        elif outcome == "compile-error":
+            self.scheduler.to_local(job, outcome, self.farm.now)
+        else:
+            self.scheduler.failed(job, outcome, "", self.farm.now)
+
+    def ran_here(self, job):
+        if job.state == "local":
+            self.scheduler.local_ended(job, self.farm.rng.random() < 0.5, self.farm.now)
+
+    def interrupt(self):
+        """^C for one of the clients."""
+        jobs = sorted(self.scheduler.jobs, key=lambda job: (job.arrived, job.source))
+        if jobs:
+            job = self.farm.rng.choice(jobs)
+            if job in self.links:
+                self.links.pop(job).hang_up()
+            self.scheduler.cancelled(job, self.farm.now)
+
+    def heard(self, server, load):
+        """As Reports.fresh() and merge() do."""
+        host, now = self.scheduler.hosts[server.name], self.farm.now
+        instance, sequence, at = self.heard_to.get(server.name, (None, 0, 0))
+        if load.instance == instance and load.sequence <= sequence and now - at < lm.PEER_TIMEOUT_S:
+            return
+        self.heard_to[server.name] = (load.instance, load.sequence, now)
+        self.scheduler.report(host, load, now)
+        self.scheduler.counted_to(host, load.counted.get(self.instance, 0))
+
+    def tick(self):
+        self.scheduler.tick(self.farm.now)
+
+
+class Farm:
+    """Clock, events and properties. run() ends when every job has ended and all is idle."""
+    LIMIT_S = 900.0                     # of simulated time
+
+    def __init__(self, seed, servers=4, submitters=3, distccds=0, trouble=True):
+        self.rng, self.now, self.events, self.count, self.steps = random.Random(seed), 0.0, [], 0, 0
+        self.trouble = trouble
+        self.servers = {}
+        for i in range(servers + distccds):
+            make, name = SimServer if i < servers else SimDistccd, "s%d" % i
+            self.servers[name] = make(self, name, self.rng.choice((1, 2, 4, 8)), self.rng.choice((0.5, 1, 2)))
+        self.submitters = [SimSubmitter(self, i, self.servers.values()) for i in range(submitters)]
+        for server in self.servers.values():
+            self.every(1.0, server.report)
+            self.every(lm.CAPACITY_INTERVAL_S, server.tick)
+        for submitter in self.submitters:
+            self.every(lm.CAPACITY_INTERVAL_S, submitter.tick)
+        self.faults = collections.Counter()
+
+    def at(self, delay, do, *words):
+        self.count += 1
+        heapq.heappush(self.events, (self.now + delay, self.count, do, words))
+
+    def every(self, interval, do):
+        def run():
+            do()
+            self.at(interval * self.rng.uniform(0.8, 1.2), run)
+        self.at(self.rng.uniform(0, interval), run)
+
+    def delay(self):
+        return self.rng.choice((0.001, 0.001, 0.002, 0.3))
+
+    def jobs(self, count):
+        """`count` compiles in bursts, the last of which comes after 60 s."""
+        for i in range(count):
+            submitter = self.rng.choice(self.submitters)
+            at = self.rng.choice((0, 20, 40, 60)) * self.rng.uniform(0.9, 1)
+            self.at(1.5 + at, submitter.come, self.rng.choice((1, 1, 1, 2)), "f%d.c" % (i % 400),
+                    self.rng.random() < 0.9)
+        if self.trouble:
+            for _ in range(count // 8):
+                self.at(self.rng.uniform(1, 80), self.mishap)
+
+    def mishap(self):
+        server, submitter = self.rng.choice(list(self.servers.values())), self.rng.choice(self.submitters)
+        what = self.rng.choices(("interrupt", "die", "freeze", "drain", "restart"), (60, 6, 6, 4, 4))[0]
+        self.faults[what] += 1
+        if what == "interrupt":
+            submitter.interrupt()
+        elif not server.alive or server.frozen:
+            return
+        elif what == "die":
+            server.die()
+        elif what == "freeze":
+            server.freeze()
+        elif what == "drain":
+            server.draining = True
+            self.at(5, setattr, server, "draining", False)
+        else:
+            server.die()
+            server.come_back()
+
+    def granted_at(self, server):
+        """Just after a grant: no slot is given that is not there."""
+        admission = server.admission
+        assert len(admission.holders) <= max(admission.slots - admission.local_running, 1), "over-committed"
+        assert not admission.refusal, "granted while %s" % admission.refusal
+
+    def check(self):
+        for submitter in self.submitters:
+            submitter.scheduler.check()
+            for job in submitter.open:
+                assert self.now - job.arrived < 300, "a job starves in %s" % job.state
+            for job, link in submitter.links.items():
+                assert job.lease and job.lease.host.name == link.server.name, "a socket without a lease"
+        for server in self.servers.values():
+            held = {link for link in server.links if link.state in ("reserved", "running")}
+            assert set(server.admission.holders) == held, "slots and connections differ"
+            parked = {link for link in server.links if link.state == "parked"}
+            assert set(server.admission.parked) == parked, "parked requests and connections differ"
+            active = collections.Counter(key for key, _ in server.admission.holders.values())
+            assert server.admission.fair.active == active, "shares and slots differ"
+
+    def idle(self):
+        return all(len(s.ended) == len(s.arrived) for s in self.submitters) and self.now > 90
+
+    def run(self):
+        while not self.idle():
+            assert self.now < self.LIMIT_S, "jobs do not end"
+            self.step()
+        until = self.now + 40                       # frozen hosts go on, leases lapse
+        while self.now < until:
+            self.step()
+        self.check_idle()
+
+    def step(self):
+        self.now, _, do, words = heapq.heappop(self.events)
+        do(*words)
+        for submitter in self.submitters:
+            submitter.settle()
+        self.steps += 1
+        self.check()
+
+    def check_idle(self):
+        """Nothing has leaked: no lease, slot, request, share or place in a pool."""
+        for submitter in self.submitters:
+            scheduler = submitter.scheduler
+            assert not scheduler.jobs and not scheduler.groups, "jobs or groups are left"
+            assert not scheduler.fair.active and not submitter.links, "shares or sockets are left"
+            assert not submitter.under_way, "requests are left"
+            for pool in (scheduler.turns, scheduler.locals):
+                assert not pool.holders and not pool.waiting and not pool.fair.active and not pool.extra, "a pool leaks"
+            for host in scheduler.hosts.values():
+                found = (len(host.leases), host.asking, host.uncounted)
+                assert found == (0, 0, 0), "%s: leases, asking, uncounted: %s" % (host.name, found)
+                if self.servers[host.name].alive:
+                    assert (host.ended, host.occupied()) == (0, 0), "%s looks occupied" % host.name
+        for server in filter(lambda server: server.alive, self.servers.values()):
+            assert not server.links and not server.admission.holders and not server.admission.parked, "slots leak"
+
+
+class Simulated(unittest.TestCase):
+    """Properties that hold in every step of every history."""
+    SEEDS = range(SEED, SEED + (30 if ALL_ROWS else 5))
+
+    def farm(self, seed, jobs=200, **shape):
+        farm = Farm(seed, **shape)
+        farm.jobs(jobs)
+        try:
+            farm.run()
+        except Exception as error:                              # AssertionError, or whatever the program raises
+            raise AssertionError("seed %d, %.3f s, step %d: %r" % (seed, farm.now, farm.steps, error)) from error
+        return farm
+
+    def outcomes(self, farm):
+        return collections.Counter(job.decision.outcome for s in farm.submitters for job in s.ended)
+
+    def test_calm(self):
+        """Without trouble nearly all distributable jobs run remotely."""
+        for seed in range(2):
+            with self.subTest(seed=seed):
+                found = self.outcomes(self.farm(seed, trouble=False))
+                self.assertEqual(sum(found.values()), 200)
+                self.assertGreater(found["ok"], 100)
+                self.assertEqual(set(found), {"ok", "ran here"})
+
+    def test_trouble(self):
+        """Hosts die, freeze, drain and restart, clients are interrupted, reports are lost: every job ends."""
+        faults = collections.Counter()
+        for seed in self.SEEDS:
+            with self.subTest(seed=seed):
+                farm = self.farm(seed)
+                found = self.outcomes(farm)
+                faults += farm.faults
+                self.assertEqual(sum(found.values()), 200)
+                self.assertLessEqual(set(found), {"ok", "ran here", "cancelled"})
+                self.assertGreater(found["ok"], 50)
+        self.assertTrue(all(faults[what] for what in ("interrupt", "die", "freeze", "drain", "restart")), faults)
+
+    def test_one_server(self):
+        for seed in list(self.SEEDS)[:2]:
+            with self.subTest(seed=seed):
+                self.farm(seed, 150, servers=1, submitters=4)
+
+    def test_distccds(self):
+        """Plain distccds among the hosts, or nothing else."""
+        for seed in list(self.SEEDS)[:2]:
+            for servers in (2, 0):
+                with self.subTest(seed=seed, servers=servers):
+                    farm = self.farm(seed, 150, servers=servers, submitters=2, distccds=2)
+                    self.assertGreater(self.outcomes(farm)["ok"], 50)
+
+    def test_lost_host(self):
+        """All hosts die for good: whoever waits or ran there is done here, within the timeouts."""
+        for seed in range(2):
+            farm = Farm(seed, trouble=False)
+            farm.jobs(200)
+            for server in farm.servers.values():
+                server.come_back = lambda: None
+                farm.at(4.0, server.die)
+            farm.run()
+            self.assertGreater(self.outcomes(farm)["ran here"], 100)
+
+    def test_fair(self):
+        """One has two hundred jobs, another comes later with eight: the small build does not wait for the large one."""
+        farm = Farm(5, servers=2, submitters=2, trouble=False)
+        for i in range(200):
+            farm.at(2, farm.submitters[0].come, 1, "big%d.c" % i, True)
+        for i in range(8):
+            farm.at(6, farm.submitters[1].come, 2, "small%d.c" % i, True)
+        farm.run()
+        ends = [max(submitter.ended.values()) for submitter in farm.submitters]
+        self.assertLess(ends[1] - 6, (ends[0] - 2) / 2)
+
+
+# ==== Helpers of sections 7 to 13: daemons on loopback, real programs, peers that fail ================================
+# Nothing here touches the real HOME, port 3632 or a daemon that somebody else runs.
+
+
+ROOT = os.geteuid() == 0
+LANDLOCK = lm.landlock_abi()
+DEADLINE_S = 20                     # for a state to be reached, on a machine that does much else
+OTHER_UID = 54321                   # of nobody that this machine knows
+PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+def eventually(condition, seconds=DEADLINE_S):
+    """The first true value of condition(); what it returned last where the deadline passed."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value or time.monotonic() > deadline:
+            return value
+        time.sleep(0.01)
+
+
+def alive(pid):
+    try:
+        with open("/proc/%d/stat" % pid) as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def contents(path):
+    """Of a file; b"" where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def write(path, text, mode=None):
+    with open(path, "wb") as file:
+        file.write(text if isinstance(text, bytes) else text.encode())
+    if mode is not None:
+        os.chmod(path, mode)
+    return path
+
+
+def together(rows, function, workers=6):
+    """function(row) for all rows at once, in threads; the results in order. The first exception is raised."""
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(function, rows))
+
+
+@functools.lru_cache(None)
+def workshop():
+    """A folder that other users can enter; gone when this process ends."""
+    path = tempfile.mkdtemp(prefix="dlm-", dir="/tmp")
+    os.chmod(path, 0o755)
+    owner = os.getpid()
+    atexit.register(lambda: os.getpid() == owner and shutil.rmtree(path, ignore_errors=True))
+    return path
+
+
+def new_folder(mode=0o755):
+    path = tempfile.mkdtemp(dir=workshop())
+    os.chmod(path, mode)
+    return path
+
+
+@functools.lru_cache(None)
+def program(**tunables):
+    """A copy of the program that every user can run, its tunables changed. Not edited under our feet, either."""
+    folder = new_folder()
+    with open(PROGRAM) as file:
+        text = file.read()
+    for name, value in tunables.items():
+        if not hasattr(lm, name):
+            continue                                    # one that this version has not
+        text, count = re.subn(r"(?m)^%s = [0-9._]+ " % name, "%s = %s " % (name, value), text)
+        assert count == 1, name
+    return write(folder + "/distcc_lm.py", text, 0o755)
+
+
+@functools.lru_cache(None)
+def compilers():
+    """A folder for --compilers: gcc and g++, so that a server starts quickly. Also by the names that distcc makes of
+    these."""
+    folder = new_folder()
+    for name in ("gcc", "g++"):
+        os.symlink("/usr/bin/" + name, folder + "/" + name)
+        triplet = run([name, "-dumpmachine"], env={"PATH": PATH}).out.decode().strip()
+        os.symlink("/usr/bin/" + name, "%s/%s-%s" % (folder, triplet, name))
+    return folder
+
+
+def set_procfs(folder, cores=4, runnable=1, available_mb=9000):
+    """Write what --procfs is to read there: an idle machine, whatever else this one does."""
+    os.makedirs(folder + "/sys/kernel/random", exist_ok=True)
+    for name, text in (("loadavg", "0.00 0.00 0.00 %d/100 1\n" % runnable),
+                       ("stat", "".join("cpu%d 1 2 3 4\n" % i for i in range(cores))),
+                       ("meminfo", "MemTotal: 16000000 kB\nMemAvailable: %d kB\n" % (available_mb << 10)),
+                       ("sys/kernel/random/boot_id", "0b0f1ce5-0000-4000-8000-000000000001\n")):
+        write(folder + "/new", text)
+        os.rename(folder + "/new", folder + "/" + name)
+    return folder
+
+
+@functools.lru_cache(None)
+def idle_procfs():
+    return set_procfs(new_folder())
+
+
+@functools.lru_cache(None)
+def gcc_identity():
+    return lm.Offer([compilers()], False, lambda *_: None).by_name["gcc"].identity
+
+
+@functools.lru_cache(None)
+def python_for_all():
+    """An interpreter that another user can run, too."""
+    for path in ("/usr/bin/python3", "/usr/local/bin/python3"):
+        if os.access(path, os.X_OK):
+            version = subprocess.run([path, "-c", "import sys; print(sys.version_info >= (3, 9))"],
+                                     stdout=subprocess.PIPE, check=False).stdout
+            if version.strip() == b"True":
+                return path
+    return None
+
+
+def needs(*programs):
+    """A decorator: the test runs where these real programs are installed."""
+    missing = [name for name in programs if not shutil.which(name, path=PATH + ":/usr/sbin:/sbin")]
+    return unittest.skipIf(missing, "not installed: " + ", ".join(missing))
+
+
+def loopback():
+    return "127.0.0.%d" % random.randint(2, 250)
+
+
+Ran = collections.namedtuple("Ran", "code out err seconds")
+
+
+def run(argv, cwd=None, env=None, timeout=60, stdin=subprocess.DEVNULL, **more):
+    """Run to the end; a Ran. The environment is `env` alone."""
+    begin = time.monotonic()
+    source = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin}
+    done = subprocess.run(argv, cwd=cwd, env=env or environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          timeout=timeout, check=False, **source, **more)
+    return Ran(done.returncode, done.stdout, done.stderr, time.monotonic() - begin)
+
+
+def environment(sock=None, **more):
+    """What a program under test finds: nothing of ours but a PATH."""
+    env = {"PATH": PATH, "HOME": home(), "DISTCC_LM_PYTHON": sys.executable, "DISTCC_DIR": home() + "/distcc"}
+    if sock:
+        env["DISTCC_LM_SOCKET"] = sock
+    env.update(more)
+    return {name: value for name, value in env.items() if value is not None}
+
+
+@functools.lru_cache(None)
+def home():
+    return new_folder()
+
+
+def cc(sock, *words, cwd=None, env=(), timeout=60, prog=None, **more):
+    """`distcc_lm.py cc WORDS`."""
+    return run([prog or program(), "cc", *words], cwd, environment(sock, **dict(env)), timeout, **more)
+
+
+def command(*words, sock=None, **env):
+    """Another command of the program."""
+    return run([program(), *words], env=environment(sock, **env))
+
+
+def ask(path, *words, timeout=10):
+    """(message name, decoded JSON or text) of a daemon's answer to a command."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(timeout)
+        sock.connect(path)
+        sock.sendall(lm.encode_fields(b"HELO", lm.CLIENT_VERSION, *words))
+        decoder = lm.Decoder(lm.decode_fields(1 << 28))
+        while not decoder.done:
+            data = sock.recv(1 << 16)
+            if not data:
+                raise ConnectionError("the daemon closed")
+            decoder.feed(data)
+    name, fields = decoder.result
+    text = b"\0".join(fields).decode()
+    return name, json.loads(text) if name == b"JSON" else text
+
+
+class RunningDaemon:
+    """One `distcc_lm.py daemon`, and how it is doing."""
+
+    def __init__(self, farm, number, options, env, prog, **popen):
+        self.folder = "%s/%d" % (farm.folder, number)
+        os.mkdir(self.folder)
+        os.chmod(self.folder, 0o755)
+        self.tmpdir = self.folder + "/tmp"
+        os.mkdir(self.tmpdir)
+        os.chmod(self.tmpdir, 0o1777)
+        self.socket, self.log_path = self.folder + "/s", self.folder + "/log"
+        defaults = (("--listen", loopback() + ":0"), ("--socket", self.socket), ("--state", self.folder + "/state"),
+                    ("--tmpdir", self.tmpdir), ("--hosts", ""), ("--broadcast", "none"), ("--log-level", "debug"),
+                    ("--slots", "4"), ("--procfs", idle_procfs()))
+        words = [word for name, value in defaults if name not in options for word in (name, value)]
+        if "--allow" in options and "--compilers" not in options:
+            words += ["--compilers", compilers()]
+        self.log = open(self.log_path, "ab")
+        self.argv = [prog or program(), "daemon", *words, *options]
+        self.process = subprocess.Popen(self.argv, env=environment(**(env or {})), stdin=subprocess.DEVNULL,
+                                        stdout=self.log, stderr=self.log, cwd=self.folder, **popen)
+        self.pid = self.process.pid
+
+    def status(self):
+        return ask(self.socket, "status")[1]
+
+    def until(self, condition, seconds=DEADLINE_S):
+        """Wait until condition(status); the status. AssertionError with the last one and the log."""
+        last = [None]
+
+        def look():
+            try:
+                last[0] = self.status()
+            except (OSError, ValueError) as error:
+                last[0] = error
+                assert self.process.poll() is None, "the daemon ended: " + self.text()
+                return None
+            return condition(last[0]) and last[0]
+        found = eventually(look, seconds)
+        assert found, "not reached: %s\n%s" % (last[0], self.text())
+        return found
+
+    def started(self):
+        self.address = self.until(lambda status: True)["daemon"]["address"]
+        return self
+
+    def idle(self):
+        """Wait until nothing is left: neither job nor slot."""
+        return self.until(lambda s: not s["jobs"] and not s["others"] and not any(
+            (h["running"] or 0) if h["kind"] == "local" else h["mine"] for h in s["hosts"]))
+
+    def text(self):
+        return contents(self.log_path).decode("utf-8", "replace")
+
+    def host(self, endpoint):
+        return next(h for h in self.status()["hosts"] if h["address"] == str(endpoint) or h["name"] == str(endpoint))
+
+    def areas(self):
+        """Folders of jobs under --tmpdir."""
+        return [name for _, folders, _ in os.walk(self.tmpdir) for name in folders]
+
+    def close(self):
+        if self.process.poll() is None:
+            with contextlib.suppress(OSError):
+                os.kill(self.pid, signal.SIGCONT)
+            self.process.kill()
+        self.process.wait()
+        self.log.close()
+
+
+class LoopbackFarm:
+    """Daemons, other servers and peers that fail, all gone at the end; the books must balance then."""
+
+    def __init__(self):
+        self.folder, self.daemons, self.others, self.numbers = new_folder(), [], [], itertools.count(1)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        try:
+            if kind is None:
+                for daemon in self.daemons:
+                    bugs = [line for line in daemon.text().splitlines()
+                            if re.search("(?<!de)bug: |Traceback", line)]
+                    assert not bugs, bugs
+        finally:
+            for thing in self.daemons + self.others:
+                thing.close()
+
+    def start(self, *options, env=None, prog=None, wait=True, **popen):
+        daemon = RunningDaemon(self, next(self.numbers), options, env, prog, **popen)
+        self.daemons.append(daemon)
+        return daemon.started() if wait else daemon
+
+    def worker(self, *options, **more):
+        """A daemon that serves."""
+        return self.start("--allow", "127.0.0.0/8", *options, **more)
+
+    def submitter(self, *peers, options=(), ready=True, **more):
+        """A daemon that only submits, with peers (daemons or endpoints) that are up."""
+        words = [word for peer in peers for word in ("--peer", str(getattr(peer, "address", peer)))]
+        daemon = self.start(*words, *options, **more)
+        if ready:
+            daemon.until(lambda s: sum(h["state"] == "up" for h in s["hosts"]) == len(s["hosts"]))
+        return daemon
+
+    def pair(self, *options, submitter=()):
+        worker = self.worker(*options)
+        return worker, self.submitter(worker, options=submitter)
+
+    def add(self, thing):
+        self.others.append(thing)
+        return thing
+
+
+class RealDistccd:
+    """A real distccd on a free port of loopback."""
+
+    def __init__(self, *options):
+        self.folder = new_folder(0o777)
+        for _ in range(5):
+            with socket.socket() as free:
+                self.host = loopback()
+                free.bind((self.host, 0))
+                self.port = free.getsockname()[1]
+            self.address = "%s:%d" % (self.host, self.port)
+            argv = ["distccd", "--daemon", "--no-detach", "--allow", "127.0.0.0/8", "--listen", self.host, "--port",
+                    str(self.port), "--jobs", "4", "--log-file", self.folder + "/log", "--log-level", "info",
+                    "--pid-file", self.folder + "/pid", *(["--user", "nobody"] if ROOT else []), *options]
+            write(self.folder + "/log", b"", 0o666)
+            self.process = subprocess.Popen(argv, env=environment(PATH=PATH + ":/usr/sbin", TMPDIR=self.folder),
+                                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                            start_new_session=True)
+            if eventually(lambda: self.process.poll() is not None or self.listens()) and self.process.poll() is None:
+                return
+        raise AssertionError("distccd does not start: %r" % contents(self.folder + "/log"))
+
+    def listens(self):
+        with socket.socket() as sock:
+            return sock.connect_ex((self.host, self.port)) == 0
+
+    def signal(self, number):
+        """To its workers, too: they are a session of their own."""
+        with contextlib.suppress(OSError):
+            os.killpg(self.process.pid, number)
+
+    def close(self):
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+
+
+class FaultyPeer:
+    """Plays a worker of ours (reports, admission, job), or with kind = "distccd" a plain server. A subclass fails in
+    one way, in `admit` or in `job`; both run in a thread of the connection, and their end closes it."""
+    kind = "peer"
+    reports = True                      # until it is set to false
+    object = b""                        # what a right reply would carry
+    slots = 4
+
+    def __init__(self):
+        self.instance, self.sequence, self.closing, self.jobs_seen = os.urandom(8), 0, False, 0
+        self.sockets, self.submitters = [], set()
+        self.lock = threading.Lock()
+        while True:
+            self.tcp, self.udp = socket.socket(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            try:
+                self.tcp.bind((loopback(), 0))
+                self.udp.bind(self.tcp.getsockname())
+                break
+            except OSError:
+                self.tcp.close()
+                self.udp.close()
+        self.tcp.listen(64)
+        self.address = "%s:%d" % self.tcp.getsockname()
+        self.thread = threading.Thread(target=self.work, daemon=True)
+        self.thread.start()
+
+    def work(self):
+        due = 0.0
+        while not self.closing:
+            ready, _, _ = select.select([self.tcp, self.udp], [], [], 0.2)
+            if self.udp in ready:
+                self.submitters.add(self.udp.recvfrom(2000)[1])
+                due = 0.0
+            if time.monotonic() > due:
+                due = time.monotonic() + 0.5
+                self.report()
+            if self.tcp in ready:
+                sock = self.tcp.accept()[0]
+                with self.lock:
+                    self.sockets.append(sock)
+                threading.Thread(target=self.serve, args=(sock,), daemon=True).start()
+
+    def report(self):
+        if not self.reports or self.kind != "peer":
+            return
+        self.sequence += 1
+        packet = lm.Load(instance=self.instance, boot=bytes(16), sequence=self.sequence, cores=4, slots=self.slots,
+                         port=self.tcp.getsockname()[1], memory_mb=9999, interval_ms=1000,
+                         capabilities=lm.CAN_LANDLOCK, identities=[gcc_identity()]).encode()
+        for where in self.submitters:
+            self.udp.sendto(packet, where)
+
+    def serve(self, sock):
+        sock.settimeout(DEADLINE_S)
+        with contextlib.suppress(OSError, EOFError, lm.WireError), sock:
+            if self.kind != "peer" or self.admit(sock):
+                self.jobs_seen += 1
+                self.job(sock)
+
+    def receive(self, sock, generator):
+        decoder = lm.Decoder(generator)
+        while not decoder.done:
+            data = sock.recv(decoder.missing())
+            if not data:
+                raise EOFError
+            decoder.feed(data)
+        return decoder.result
+
+    def admit(self, sock):
+        """True where a job is to follow."""
+        self.receive(sock, lm.decode_opening())
+        sock.sendall(lm.encode_granted(1))
+        return True
+
+    def read_job(self, sock):
+        request = self.receive(sock, lm.decode_job())
+        left = request.size
+        while left:
+            data = sock.recv(min(left, 65536))
+            if not data:
+                raise EOFError
+            left -= len(data)
+        return request
+
+    def reply(self):
+        """A right one."""
+        head = lm.encode_reply(0, b"", b"", len(self.object)) + self.object
+        return head + (lm.encode_times(lm.Times(1, 20, 10, 30000, 1.0)) if self.kind == "peer" else b"")
+
+    def job(self, sock):
+        self.read_job(sock)
+        sock.sendall(self.reply())
+
+    def hang(self, sock):
+        """Until the other side closes, or this peer is closed."""
+        sock.settimeout(120)
+        while sock.recv(65536):
+            pass
+
+    def close(self):
+        self.closing = True
+        self.thread.join()
+        for sock in [self.tcp, self.udp, *self.sockets]:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+
+
+class SlowPeer(FaultyPeer):
+    """Does all as it should, but answers the LMRQ only if `admitting`, and the job once `go` is set."""
+
+    def __init__(self):
+        self.go, self.has_job, self.admitting, self.asked = threading.Event(), threading.Event(), True, 0
+        super().__init__()
+
+    def admit(self, sock):
+        self.receive(sock, lm.decode_opening())
+        self.asked += 1
+        if not self.admitting:
+            self.hang(sock)
+        sock.sendall(lm.encode_granted(1))
+        return True
+
+    def job(self, sock):
+        self.read_job(sock)
+        self.has_job.set()
+        self.go.wait(DEADLINE_S)
+        sock.sendall(self.reply())
+
+    def close(self):
+        self.go.set()
+        super().close()
+
+
+def loops(count):
+    """C text that takes a compiler some time, and needs no preprocessor."""
+    return "int f(int *a) {\n%s return 0; }\n" % "".join(
+        "for (int i%d = 0; i%d < 9; i%d++) a[i%d] = a[i%d + 1] * a[i%d] + a[%d];\n" % (*[n] * 6, n)
+        for n in range(count))
+
+
+SLOW_SOURCE = loops(6000)           # half a minute
+MEDIUM_SOURCE = loops(150)          # some tenths of a second
+
+
+def compilers_of(daemon):
+    """Pids of cc1 and the like whose working folder is a job's, below the daemon's --tmpdir."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            below = os.readlink("/proc/%s/cwd" % pid).startswith(daemon.tmpdir)
+            if below and contents("/proc/%s/comm" % pid) != b"lm-spawner\n" and alive(int(pid)):
+                found.append(int(pid))
+    return found
+
+
+class Sources:
+    """A folder with sources, and what gcc itself makes of them."""
+    TEXT = "#include <stddef.h>\n#define N %d\nint f%d(int a) { return a * N + (int)sizeof(size_t); }\n"
+
+    def __init__(self):
+        self.folder, self.count = new_folder(), 0
+
+    def make(self, text=None, name=None):
+        """The name of a new source; where `text` is None, one that compiles without a message."""
+        self.count += 1
+        name = name or "s%d.c" % self.count
+        write(self.folder + "/" + name, self.TEXT % (self.count, self.count) if text is None else text)
+        return name
+
+    def expected(self, name, *options, compiler="gcc"):
+        """(status, stdout, stderr, object) of the plain compile."""
+        output = new_folder() + "/o"
+        done = run([compiler, "-c", name, *options, "-o", output], self.folder)
+        return done.code, done.out, done.err, contents(output)
+
+    def object(self, name):
+        return contents(self.folder + "/" + name)
+
+    def strays(self):
+        """Files that no compile should leave."""
+        return [name for name in os.listdir(self.folder) if name.endswith(".tmp")]
+
+
+class Comparing:
+    """Assertions that FarmCase and ClientCase share."""
+    maxDiff = 2000
+
+    def same(self, done, expected, output=None):
+        """The run `done` ended as the plain compile did."""
+        self.assertEqual((done.code, done.out, done.err), expected[:3])
+        if output is not None:
+            self.assertTrue(self.sources.object(output) == expected[3], "another object than gcc's own")
+
+
+class FarmCase(Comparing, unittest.TestCase):
+    """A farm for each test."""
+
+    def setUp(self):
+        self.farm, self.sources = LoopbackFarm(), Sources()
+
+    def tearDown(self):
+        self.farm.__exit__(None)
+
+    def cc(self, daemon, *words, **more):
+        more.setdefault("cwd", self.sources.folder)
+        return cc(daemon.socket, *words, **more)
+
+
+# ==== Section 7: job server ===========================================================================================
+# The spawner and containment first: real compilers, real processes, no mocks.
+
+OUTSIDE = "/tmp/dlm-outside-%d" % os.getpid()
+HELLO_C = b'# 1 "hello.c"\nint puts(const char *);\nint main(void) { return puts("hello"); }\n'
+HELLO_CC = (b'# 1 "hello.cc"\nstruct S { S(); ~S(); };\n'
+            b"template <class T> T f(T t) { S s; throw t; }\nint g() { return f(1); }\n")
+
+# What a hostile or curious program tries. Exit status: the errno it met, 0 when it got through.
+PROBE_C = r"""
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+extern char **environ;
+static int net(int listening, const char *port) {
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(atoi(port))};
+    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    int s = socket(AF_INET, SOCK_STREAM, 0);
+    return listening ? bind(s, (void *)&a, sizeof a) : connect(s, (void *)&a, sizeof a);
+}
+static int abstract(const char *name) {
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    size_t size = offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name);
+    strcpy(a.sun_path + 1, name);
+    return connect(socket(AF_UNIX, SOCK_STREAM, 0), (void *)&a, size);
+}
+static void note(const char *file) {
+    FILE *f = fopen("tmp", "w");
+    fprintf(f, "%d", getpid());
+    fclose(f);
+    rename("tmp", file);
+}
+static void report(void) {
+    for (int fd = 0; fd < 1024; fd++) if (fcntl(fd, F_GETFD) >= 0) printf("fd %d\n", fd);
+    for (int n = 1; n < 65; n++) {
+        struct sigaction a;
+        if (!sigaction(n, NULL, &a) && a.sa_handler != SIG_DFL) printf("signal %d\n", n);
+    }
+    sigset_t set; sigprocmask(SIG_BLOCK, NULL, &set);
+    for (int n = 1; n < 65; n++) if (sigismember(&set, n) == 1) printf("blocked %d\n", n);
+    for (char **e = environ; *e; e++) printf("env %s\n", *e);
+    int all[] = {RLIMIT_CPU, RLIMIT_AS, RLIMIT_FSIZE, RLIMIT_CORE};
+    for (int i = 0; i < 4; i++) {
+        struct rlimit r;
+        getrlimit(all[i], &r);
+        printf("limit %d %lld\n", i, (long long)r.rlim_cur);
+    }
+    char cwd[4096];
+    printf("cwd %s\nleader %d\nsession %d\n", getcwd(cwd, sizeof cwd), getpgid(0) == getpid(), getsid(0) == getpid());
+    printf("uid %d %d\ngroups %d\nnice %d\n", getuid(), geteuid(), getgroups(0, NULL), getpriority(PRIO_PROCESS, 0));
+    printf("nnp %d\n", prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0));
+}
+int main(int argc, char **argv) {
+    const char *what = argv[1], *arg = argc > 2 ? argv[2] : "";
+    int r = 0;
+    if (!strcmp(what, "report")) {                  // niceness is set from outside, after exec
+        for (int i = 0; i < 5000 && *arg && getpriority(PRIO_PROCESS, 0) != atoi(arg); i++) usleep(1000);
+        report();
+    }
+    else if (!strcmp(what, "connect")) r = net(0, arg);
+    else if (!strcmp(what, "bind")) r = net(1, arg);
+    else if (!strcmp(what, "abstract")) r = abstract(arg);
+    else if (!strcmp(what, "kill")) r = kill(atoi(arg), SIGKILL);
+    else if (!strcmp(what, "read")) r = open(arg, O_RDONLY);
+    else if (!strcmp(what, "list")) r = open(arg, O_RDONLY | O_DIRECTORY);
+    else if (!strcmp(what, "create")) r = open(arg, O_WRONLY | O_CREAT, 0600);
+    else if (!strcmp(what, "write")) r = open(arg, O_WRONLY);
+    else if (!strcmp(what, "unlink")) r = unlink(arg);
+    else if (!strcmp(what, "mkdir")) r = mkdir(arg, 0700);
+    else if (!strcmp(what, "mkfifo")) r = mkfifo(arg, 0700);
+    else if (!strcmp(what, "symlink")) r = symlink("/etc/passwd", arg);
+    else if (!strcmp(what, "link")) r = link("/etc/passwd", arg);
+    else if (!strcmp(what, "exec")) {
+        int fd = open("prog", O_WRONLY | O_CREAT, 0700);
+        if (write(fd, "#!/bin/true\n", 12) != 12) return 99;
+        close(fd);
+        r = execl("prog", "prog", NULL);
+    } else if (!strcmp(what, "sleep")) { note("pid"); for (;;) pause(); }
+    else if (!strcmp(what, "escape")) {             // a daemon in a session of its own; then end, or stay
+        pid_t child = fork();
+        if (!child) {
+            setsid();
+            if (fork()) _exit(0);
+            setsid();
+            note("pid");
+            for (;;) pause();
+        }
+        if (strcmp(arg, "quick")) while (access("pid", F_OK)) usleep(1000);
+        if (!strcmp(arg, "stay")) { note("leader"); for (;;) pause(); }
+    } else if (!strcmp(what, "bomb")) {
+        for (;;) if (!fork()) setsid();
+    } else if (!strcmp(what, "burn")) for (;;) ;
+    else if (!strcmp(what, "big")) {
+        int fd = open("big", O_WRONLY | O_CREAT, 0600);
+        while (write(fd, environ, 1024) >= 0) ;
+    }
+    return r < 0 ? errno : 0;
+}
+"""
+
+
+class SpawnCase(unittest.TestCase):
+    """Gives TOOLS, a folder that a job may read, and PROBE, the program in it."""
+
+    @classmethod
+    def setUpClass(cls):
+        global TOOLS, PROBE
+        TOOLS, PROBE = build_probe()
+
+
+@functools.lru_cache(None)
+def build_probe():
+    folder = new_folder(0o777)
+    write(folder + "/probe.c", PROBE_C)
+    subprocess.run(["gcc", "-w", "-O1", folder + "/probe.c", "-o", folder + "/probe"], check=True)
+    return folder, os.fsencode(folder + "/probe")
+
+
+class SpawnFinished:
+    """One job as the daemon sees it at the end."""
+
+    def __init__(self, result, files, started):
+        self.result, self.files, self.started = result, files, started
+        self.status = result.wait_status if result.kind == "ended" else None
+        self.code = os.waitstatus_to_exitcode(self.status) if self.status is not None else None
+
+
+class Spawns:
+    """A Spawner and the daemon's part in a job."""
+
+    def __init__(self, **settings):
+        settings.setdefault("nice", 0)
+        settings.setdefault("tmpdir", "/tmp")
+        self.spawner = lm.Spawner.start(lm.SpawnSettings(**settings))
+        self.folders, self.pending, self.number = {}, {}, 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for _, fd in self.folders.values():
+            os.close(fd)
+        self.spawner.stop()
+
+    def begin(self, argv, sources=(), env=None):
+        path, fd = self.spawner.area.make_folder()
+        for name, text in dict(sources).items():
+            source = lm.create_source(fd, name)
+            os.write(source, text)
+            os.close(source)
+        self.number += 1
+        self.folders[self.number] = path, fd
+        environment = {b"PATH": b"/usr/bin:/bin", b"TMPDIR": path, b"LC_ALL": b"C"} if env is None else env
+        self.spawner.spawn(self.number, argv, path, environment, [os.fsencode(TOOLS)])
+        return self.number
+
+    def wait_for(self, job_id, kinds=("ended", "failed")):
+        deadline = time.monotonic() + DEADLINE_S
+        while not any(r.kind in kinds for r in self.pending.get(job_id, ())):
+            left = deadline - time.monotonic()
+            assert left > 0, "no result of job %d" % job_id
+            select.select([self.spawner], [self.spawner] if self.spawner.wants_write else [], [], left)
+            for result in self.spawner.results():
+                self.pending.setdefault(result.job_id, []).append(result)
+        return next(r for r in self.pending[job_id] if r.kind in kinds)
+
+    def finish(self, job_id):
+        result = self.wait_for(job_id)
+        path, fd = self.folders.pop(job_id)
+        files = {}
+        for name in os.listdir(fd):
+            try:
+                file, size = lm.open_result(fd, name, self.spawner.area.account.uid)
+                files[name] = os.read(file, size)
+                os.close(file)
+            except lm.UnsafeResult:
+                pass                                    # the sources are the daemon's
+        started = any(r.kind == "started" for r in self.pending.pop(job_id))
+        self.spawner.remove_folder(path, fd)
+        assert eventually(lambda: not os.path.exists(path)), "job folder stays"
+        return SpawnFinished(result, files, started)
+
+    def run(self, argv, sources=(), env=None):
+        return self.finish(self.begin([os.fsencode(word) for word in argv], sources, env))
+
+    def noted(self, job_id, name=b"pid"):
+        path = self.folders[job_id][0] + b"/" + name
+        assert eventually(lambda: os.path.exists(path)), "the probe noted no pid"
+        return int(contents(path))
+
+
+class SpawnedCompilers(SpawnCase):
+    ROWS = (("gcc", "-c -O2 -fpreprocessed in.i", "in.i", HELLO_C),
+            ("g++", "-c -g -fpreprocessed in.ii", "in.ii", HELLO_CC), ("gcc", "-pipe -c in.i", "in.i", HELLO_C),
+            ("gcc", "-fpreprocessed -fdirectives-only -c in.i", "in.i", HELLO_C),
+            ("clang", "-c -O2 in.i", "in.i", HELLO_C), ("clang++", "-c -g in.ii", "in.ii", HELLO_CC),
+            ("clang", "-fno-integrated-as -c in.i", "in.i", HELLO_C))
+
+    def test_same_object_as_outside(self):
+        with Spawns(contain="auto") as farm:
+            if LANDLOCK:
+                self.assertEqual(farm.spawner.containment, "landlock")
+            for compiler, arguments, name, text in self.ROWS:
+                if not shutil.which(compiler, path="/usr/bin"):
+                    continue
+                with self.subTest(compiler, arguments=arguments), tempfile.TemporaryDirectory() as here:
+                    argv = ["/usr/bin/" + compiler, *arguments.split(), "-o", "object", "-g0"]
+                    done = farm.run(argv, {name: text})
+                    self.assertEqual((done.code, done.files["err"], done.files["out"]), (0, b"", b""))
+                    with open(here + "/" + name, "wb") as file:
+                        file.write(text)
+                    subprocess.run(argv, cwd=here, check=True)
+                    self.assertEqual(done.files["object"], contents(here + "/object"))
+                    self.assertGreater(done.result.cpu_s, 0)
+                    self.assertGreater(done.result.max_rss_kb, 1000)
+                    self.assertGreater(done.result.elapsed_s, 0)
+
+    def test_compile_error(self):
+        with Spawns() as farm:
+            done = farm.run(["/usr/bin/gcc", "-c", "in.i"], {"in.i": b"int x = ;\n"})
+            self.assertEqual(done.code, 1)
+            self.assertIn(b"error", done.files["err"])
+
+
+@unittest.skipUnless(LANDLOCK, "no Landlock here")
+class SpawnedHostile(SpawnCase):
+    SECRET = "/etc/hostname"
+
+    def test_compilers_read_and_run_nothing(self):
+        incbin = b'__asm__(".incbin \\"/etc/hostname\\"");\n'
+        include = b'#include "/etc/passwd"\n'
+        wrapper = ["-wrapper", TOOLS + "/script%d" % os.getuid()]
+        write(wrapper[1], "#!/bin/sh\necho ran > %s/ran\necho ran > ran\n" % TOOLS, 0o777)
+        rows = (("gcc", [], incbin), ("clang", [], incbin), ("gcc", ["-x", "c"], include),
+                ("clang", ["-x", "c"], include),
+                ("gcc", ["-fpreprocessed", "-fdirectives-only"], include), ("clang", [], include),
+                ("gcc", ["-x", "c"], b'#include "/usr/include/stdio.h"\n'),
+                ("gcc", ["-x", "c"], b"#include <stdio.h>\n"),
+                ("gcc", ["@/etc/passwd"], HELLO_C), ("gcc", ["-specs=/etc/passwd"], HELLO_C),
+                ("gcc", ["-Wa,/etc/hostname"], HELLO_C), ("gcc", ["-Wa,-a=" + OUTSIDE], HELLO_C),
+                ("gcc", ["-o", OUTSIDE], HELLO_C), ("clang", ["-o", OUTSIDE], HELLO_C),
+                ("gcc", ["-fplugin=./in.so"], HELLO_C))
+        with Spawns() as farm:
+            for compiler, options, text in rows:
+                if compiler == "gcc" or shutil.which(compiler, path="/usr/bin"):
+                    with self.subTest(compiler, options=options, text=text):
+                        argv = ["/usr/bin/" + compiler, "-c", "in.i", "-o", "object", *options]
+                        done = farm.run(argv, {"in.i": text})
+                        if "-Wa,-a=" not in str(options):       # there as only warns that it cannot
+                            self.assertNotEqual(done.code, 0)
+                        self.assertNotIn(b"root:", done.files["err"] + done.files["out"])
+                        self.assertFalse(os.path.exists(OUTSIDE))
+            # The tools folder is readable and executable here, /tmp is not writable
+            farm.run(["/usr/bin/gcc", "-c", "in.i", "-o", "object", *wrapper], {"in.i": HELLO_C})
+            self.assertFalse(os.path.exists(TOOLS + "/ran"))
+            script = b"#!/bin/sh\necho ran > ran\n"
+            done = farm.run(["/usr/bin/gcc", "-c", "in.i", "-wrapper", "./in.i"], {"in.i": script})
+            self.assertNotEqual(done.code, 0)
+            self.assertNotIn("ran", done.files)
+
+    def test_programs(self):
+        victim = subprocess.Popen(["/bin/sleep", "600"], **({"user": 65534} if ROOT else {}))
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        named = socket.socket(socket.AF_UNIX)
+        named.bind("\0dlm-spawn-%d" % os.getpid())
+        named.listen()
+        try:
+            with Spawns() as farm:
+                other = farm.begin([PROBE, b"sleep"])
+                farm.noted(other)
+                folder = os.fsdecode(farm.folders[other][0])
+                denied = [("read", self.SECRET), ("read", "/etc/passwd"), ("read", "/proc/self/status"),
+                          ("read", "/proc/%d/environ" % os.getpid()), ("list", "/"), ("list", "/tmp"),
+                          ("list", "/home"),
+                          ("read", "/usr/include/stdio.h"), ("list", "/usr/local"), ("list", "/usr/src"),
+                          ("list", ".."),
+                          ("read", folder + "/pid"), ("list", folder), ("unlink", folder + "/pid"),
+                          ("create", folder + "/x"), ("create", OUTSIDE), ("create", "../x"),
+                          ("write", "/etc/passwd"), ("write", "/dev/urandom"), ("mkdir", "x"), ("mkfifo", "x"),
+                          ("symlink", "x"), ("link", "x"), ("exec", "")]
+                if LANDLOCK >= 4:
+                    denied += [("connect", listener.getsockname()[1]), ("bind", 0)]
+                if LANDLOCK >= 6:
+                    denied += [("kill", victim.pid), ("kill", farm.spawner.pid), ("kill", os.getpid()),
+                               ("kill", farm.wait_for(other, ("started",)).pid),
+                               ("abstract", named.getsockname()[1:].decode())]
+                for what, argument in denied:
+                    with self.subTest(what, argument=argument):
+                        done = farm.run([PROBE, what, str(argument)])
+                        self.assertIn(done.code, (errno.EACCES, errno.EPERM, errno.EXDEV))
+                for what, argument in (("create", "x"), ("read", "/dev/null"), ("write", "/dev/null"),
+                                       ("read", "/dev/urandom"), ("read", "/usr/bin/gcc")):
+                    with self.subTest(what, argument=argument):
+                        self.assertEqual(farm.run([PROBE, what, argument]).code, 0)
+                self.assertIsNone(victim.poll())
+                farm.spawner.kill(other)
+                farm.finish(other)
+        finally:
+            victim.kill()
+            victim.wait()
+            listener.close()
+            named.close()
+
+
+class SpawnedEnvironment(SpawnCase):
+    def test_what_a_compiler_finds(self):
+        nice = min(19, os.getpriority(os.PRIO_PROCESS, 0) + 7)
+        leak = os.open("/etc/passwd", os.O_RDONLY)
+        os.set_inheritable(leak, True)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+        try:
+            with Spawns(nice=7, job_timeout_s=33, max_file_bytes=12345678, address_space_bytes=1 << 33) as farm:
+                job = farm.begin([PROBE, b"report", b"%d" % nice], env={b"A": b"b=c", b"LC_ALL": b"\xff"})
+                path = farm.folders[job][0]
+                done = farm.finish(job)
+        finally:
+            os.close(leak)
+            signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
+        self.assertEqual(done.code, 0, done.files)
+        uid = pwd.getpwnam("nobody").pw_uid if ROOT else os.getuid()
+        expected = [b"fd 0", b"fd 1", b"fd 2", b"env A=b=c", b"env LC_ALL=\xff", b"limit 0 33", b"limit 1 8589934592",
+                    b"limit 2 12345678", b"limit 3 0", b"cwd " + path, b"leader 1", b"session 0",
+                    b"uid %d %d" % (uid, uid)]
+        lines = done.files["out"].splitlines()
+        groups, niceness, nnp = lines[-3:]
+        self.assertEqual(lines[:-3], expected)
+        self.assertEqual((niceness, nnp), (b"nice %d" % nice, b"nnp 1"))
+        if ROOT:
+            self.assertEqual(groups, b"groups 0")
+
+    def test_file_limit_kills(self):
+        with Spawns(max_file_bytes=1 << 20) as farm:
+            self.assertEqual(farm.run([PROBE, "big"]).code, -signal.SIGXFSZ)
+
+    def test_cpu_limit_and_timeout(self):
+        with Spawns(job_timeout_s=2) as farm:            # the CPU limit of 2 s is that of one process, and starts later
+            done = farm.run([PROBE, "burn"])
+            self.assertIn((done.code, done.result.reason), ((-signal.SIGKILL, "timeout"), (-signal.SIGXCPU, "")))
+        with Spawns(job_timeout_s=0.3) as farm:
+            done = farm.run([PROBE, "burn"])
+            self.assertEqual((done.code, done.result.reason), (-signal.SIGKILL, "timeout"))
+            self.assertLess(done.result.elapsed_s, 3)
+
+    def test_failures(self):
+        with Spawns() as farm:
+            for argv, number in (("/nonexistent", errno.ENOENT), ("/etc/passwd", errno.EACCES)):
+                done = farm.run([argv])
+                self.assertEqual((done.result.kind, done.result.errno, done.started), ("failed", number, False))
+            done = farm.run(["/bin/true"], {"out": b"already there"})
+            self.assertEqual((done.result.kind, done.result.errno), ("failed", errno.EEXIST))
+            with self.assertRaises(lm.RequestTooLarge) as caught:
+                farm.run(["/bin/true", "x" * farm.spawner.message_limit])
+            self.assertIn(str(farm.spawner.message_limit), str(caught.exception))
+            with self.assertRaises(ValueError):
+                farm.run(["/bin/true", "a\0b"])
+            for job in list(farm.folders):                  # those two
+                farm.spawner.remove_folder(*farm.folders.pop(job))
+            words = ["y" * 1000] * ((farm.spawner.message_limit - 4000) // 1001)
+            self.assertEqual(farm.run(["/bin/true", *words]).code, 0)
+
+
+class SpawnedEnding(SpawnCase):
+    def test_kill(self):
+        for contain in ("auto", "off"):
+            with self.subTest(contain), Spawns(contain=contain) as farm:
+                job = farm.begin([PROBE, b"sleep"])
+                farm.noted(job)
+                farm.spawner.kill(job)
+                done = farm.finish(job)
+                self.assertEqual((done.code, done.result.reason, done.started), (-signal.SIGKILL, "killed", True))
+                farm.spawner.kill(job)                      # too late: ignored
+                job = farm.begin([PROBE, b"sleep"])
+                farm.spawner.kill(job)                      # before 'started'
+                done = farm.finish(job)
+                if done.result.kind == "failed":
+                    self.assertEqual(done.result.errno, errno.ECANCELED)
+                else:
+                    self.assertEqual((done.code, done.result.reason), (-signal.SIGKILL, "killed"))
+
+    def test_escaped_grandchildren(self):
+        """setsid and a double fork leave the process group, but not the spawner's children."""
+        for contain in ("auto", "off"):
+            with self.subTest(contain), Spawns(contain=contain) as farm:
+                bystander = farm.begin([PROBE, b"sleep"])
+                farm.noted(bystander)
+                job = farm.begin([PROBE, b"escape"])        # the leader ends by itself
+                grandchild = farm.noted(job)
+                farm.wait_for(job)
+                self.assertFalse(alive(grandchild))
+                self.assertEqual(farm.finish(job).code, 0)
+                job = farm.begin([PROBE, b"escape", b"stay"])
+                grandchild, leader = farm.noted(job), farm.noted(job, b"leader")
+                farm.spawner.kill(job)
+                farm.wait_for(job)
+                self.assertFalse(alive(grandchild) or alive(leader))
+                farm.finish(job)
+                self.assertTrue(alive(farm.noted(bystander)))
+                farm.spawner.kill(bystander)
+                farm.finish(bystander)
+
+    @unittest.skipUnless(ROOT, "needs a limit of its own")
+    def test_fork_bomb(self):
+        """In sessions of their own and faster than they are found: the limit holds them, the end finds all."""
+        headroom, lm.NPROC_HEADROOM = lm.NPROC_HEADROOM, 60
+        try:
+            for contain in ("auto", "off"):
+                with self.subTest(contain), Spawns(contain=contain, job_timeout_s=1) as farm:
+                    self.assertEqual(farm.run([PROBE, "bomb"]).result.reason, "timeout")
+                    self.assertTrue(eventually(lambda: not self.probes()))
+                    self.assertEqual(farm.run(["/bin/true"]).code, 0)
+        finally:
+            lm.NPROC_HEADROOM = headroom
+
+    @staticmethod
+    def probes():
+        """Pids of our probe program, whoever is their parent."""
+        return [pid for pid in os.listdir("/proc") if contents("/proc/%s/cmdline" % pid).startswith(PROBE)]
+
+    def test_daemon_killed(self):
+        for contain in ("auto", "off"):
+            with self.subTest(contain):
+                reader, writer = os.pipe()
+                daemon = os.fork()
+                if not daemon:
+                    try:
+                        farm = Spawns(contain=contain)
+                        jobs = [farm.begin([PROBE, b"sleep"]), farm.begin([PROBE, b"escape", b"stay"])]
+                        pids = [farm.noted(job) for job in jobs]
+                        os.write(writer, b"%s %d %d %d\n" % (farm.spawner.area.path, farm.spawner.pid, *pids))
+                        signal.pause()
+                    finally:
+                        os._exit(1)
+                os.close(writer)
+                base, *pids = os.read(reader, 1000).split()
+                os.close(reader)
+                pids = [int(pid) for pid in pids]
+                self.assertTrue(all(map(alive, pids)))
+                begin = time.monotonic()
+                os.kill(daemon, signal.SIGKILL)
+                os.waitpid(daemon, 0)
+                self.assertTrue(eventually(lambda pids=pids, base=base: not any(map(alive, pids))
+                                           and not os.path.exists(base)))
+                self.assertLess(time.monotonic() - begin, 3)        # promised: 1 s; the machine is shared
+
+    def test_spawner_killed(self):
+        for contain in ("auto", "off"):
+            with self.subTest(contain), Spawns(contain=contain) as farm:
+                job = farm.begin([PROBE, b"sleep"])
+                pid = farm.wait_for(job, ("started",)).pid
+                other = farm.begin([PROBE, b"escape", b"stay"])
+                escaped = farm.noted(other)
+                self.assertEqual(farm.spawner.known, {job: pid, other: farm.wait_for(other, ("started",)).pid})
+                os.kill(farm.spawner.pid, signal.SIGKILL)
+                with self.assertRaises(lm.SpawnerGone):
+                    while True:
+                        select.select([farm.spawner], [], [], DEADLINE_S)
+                        farm.spawner.results()
+                self.assertTrue(alive(pid) and alive(escaped))
+                farm.spawner.kill_known_groups(own_children=())
+                self.assertFalse(alive(pid) or alive(escaped))
+                farm.spawner.kill(job)                      # no exception, no effect
+                with self.assertRaises(lm.SpawnerGone):
+                    farm.spawner.results()
+            self.assertFalse(os.path.exists(farm.spawner.area.path))
+
+    def test_signals_of_the_terminal(self):
+        with Spawns() as farm:
+            self.assertEqual(os.getsid(farm.spawner.pid), farm.spawner.pid)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
+                os.kill(farm.spawner.pid, number)
+            self.assertEqual(farm.run(["/bin/true"]).code, 0)
+
+    def test_stopped_spawner_blocks_nobody(self):
+        with Spawns() as farm:
+            os.kill(farm.spawner.pid, signal.SIGSTOP)
+            jobs = [farm.begin([b"/bin/true", b"x" * 50000]) for _ in range(40)]
+            self.assertTrue(farm.spawner.wants_write)
+            os.kill(farm.spawner.pid, signal.SIGCONT)
+            self.assertEqual({farm.finish(job).code for job in jobs}, {0})
+            self.assertFalse(farm.spawner.wants_write)
+
+    def test_nothing_leaks(self):
+        with Spawns() as farm:
+            server = "/proc/%d/" % farm.spawner.pid
+            self.assertEqual(farm.run(["/bin/true"]).code, 0)
+            fds_here, fds_there = len(os.listdir("/proc/self/fd")), None
+            if ROOT:
+                fds_there = len(os.listdir(server + "fd"))
+            for _ in range(25):
+                jobs = [farm.begin([b"/bin/true"]) for _ in range(8)]
+                self.assertEqual({farm.finish(job).code for job in jobs}, {0})
+            self.assertTrue(eventually(lambda: len(os.listdir(server + "task")) == 1))
+            self.assertEqual(contents(server + "task/%d/children" % farm.spawner.pid), b"")
+            self.assertEqual(len(os.listdir("/proc/self/fd")), fds_here)
+            self.assertEqual(farm.spawner.known, {})
+            if ROOT:
+                self.assertEqual(len(os.listdir(server + "fd")), fds_there)
+            self.assertEqual(os.listdir(farm.spawner.area.fd), [])
+            pid, path = farm.spawner.pid, farm.spawner.area.path
+        self.assertFalse(alive(pid) or os.path.exists(path))
+
+    def test_rules_are_renewed(self):
+        """The fixed rules hold inodes: what is replaced by rename must be found again, and nothing may leak."""
+        if not LANDLOCK:
+            self.skipTest("no Landlock")
+        landlock = lm.Landlock(LANDLOCK, ())
+        before = len(os.listdir("/proc/self/fd"))
+        landlock.refresh(0)
+        first = landlock.fixed
+        landlock.refresh(lm.RULES_REFRESH_S - 1)
+        self.assertIs(landlock.fixed, first)
+        landlock.refresh(lm.RULES_REFRESH_S)
+        self.assertIsNot(landlock.fixed, first)
+        self.assertEqual(len(first[1]), len(landlock.fixed[1]))
+        del first, landlock
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+
+
+class SpawnerStarting(SpawnCase):
+    def test_choice(self):
+        rows = (("auto", 7, True, "nobody", ("landlock", True, True)),
+                ("auto", 1, False, None, ("landlock", True, True)),
+                ("require", 1, False, None, ("landlock", True, True)),
+                ("auto", 0, True, "nobody", ("user", False, False)),
+                ("auto", 0, False, None, ("none", False, False)), ("off", 7, True, "nobody", ("user", True, True)),
+                ("off", 0, False, None, ("none", True, True)), ("off", 7, True, "root", ("none", True, True)))
+        for *arguments, expected in rows:
+            with self.subTest(arguments):
+                self.assertEqual(lm.choose_containment(*arguments), expected)
+        with self.assertRaises(lm.ContainmentError):
+            lm.choose_containment("require", 0, True, "nobody")
+
+    def test_refusals(self):
+        rows = [dict(tmpdir="/nonexistent")]
+        rows += [dict(user="no_such_user"), dict(user="root")] if ROOT else [dict(nice=-1)]
+        for settings in rows:
+            with self.subTest(settings), self.assertRaises(lm.ContainmentError) as caught:
+                lm.Spawner.start(lm.SpawnSettings(**settings))
+            self.assertNotIn("\n", str(caught.exception))
+        before = set(os.listdir("/proc/self/fd"))
+        original = lm.landlock_abi
+        lm.landlock_abi = lambda: 0                     # the only fake here: every kernel at hand has Landlock
+        try:
+            with self.assertRaises(lm.ContainmentError):
+                lm.Spawner.start(lm.SpawnSettings(contain="require"))
+            with Spawns(contain="auto") as farm:
+                self.assertEqual((farm.spawner.containment, farm.spawner.may_clang, farm.spawner.landlock_abi),
+                                 ("user" if ROOT else "none", False, 0))
+                self.assertEqual(farm.run(["/usr/bin/gcc", "-c", "in.i"], {"in.i": HELLO_C}).code, 0)
+        finally:
+            lm.landlock_abi = original
+        self.assertEqual(set(os.listdir("/proc/self/fd")), before)
+
+    def test_compiler_dirs(self):
+        if not LANDLOCK:
+            self.skipTest("no Landlock")
+        other = tempfile.mkdtemp()
+        os.chmod(other, 0o755)
+        shutil.copy(os.fsdecode(PROBE), other + "/cc")
+        try:
+            for folders, kind in (((), "failed"), ((other,), "ended")):
+                with Spawns(compiler_dirs=folders) as farm:
+                    self.assertEqual(farm.run([other + "/cc", "report"]).result.kind, kind)
+        finally:
+            shutil.rmtree(other)
+
+    @unittest.skipUnless(ROOT, "drops from root")
+    def test_unprivileged(self):
+        """The same suite as a user of our own, in a process that gave up root."""
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                os.setgroups([])
+                os.setgid(54321)
+                os.setuid(54321)
+                os.chdir("/")
+                global ROOT
+                ROOT = False
+                tests = unittest.TestSuite([
+                    SpawnedCompilers("test_same_object_as_outside"),
+                    SpawnedHostile("test_compilers_read_and_run_nothing"), SpawnedHostile("test_programs"),
+                    SpawnedEnvironment("test_what_a_compiler_finds"), SpawnedEnding("test_kill"),
+                    SpawnedEnding("test_escaped_grandchildren"), SpawnedEnding("test_nothing_leaks"),
+                    SpawnedEnding("test_spawner_killed"), SpawnerStarting("test_refusals")])
+                outcome = unittest.TextTestRunner(verbosity=0).run(tests)
+                code = 0 if outcome.wasSuccessful() else 1
+            finally:
+                os._exit(code)
+        self.assertEqual(os.waitpid(child, 0)[1], 0)
+
+
+class JobFolders(SpawnCase):
+    def setUp(self):
+        self.here = tempfile.mkdtemp()
+        self.fd = os.open(self.here, os.O_RDONLY | os.O_DIRECTORY)
+
+    def tearDown(self):
+        os.close(self.fd)
+        subprocess.run(["rm", "-rf", self.here], check=True)
+
+    def test_results(self):
+        uid = os.getuid()
+        with open(self.here + "/plain", "w") as file:
+            file.write("12345")
+        with open(self.here + "/twice", "w"):
+            os.link(self.here + "/twice", self.here + "/hard")
+        os.symlink("/etc/passwd", self.here + "/link")
+        os.symlink("plain", self.here + "/inside")
+        os.mkfifo(self.here + "/fifo")
+        os.mkdir(self.here + "/folder")
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(self.here + "/socket")
+        fd, size = lm.open_result(self.fd, "plain", uid)
+        self.assertEqual((os.read(fd, 10), size, os.get_inheritable(fd)), (b"12345", 5, False))
+        os.close(fd)
+        for name in "hard link inside fifo folder socket".split():
+            with self.subTest(name), self.assertRaises(lm.UnsafeResult):
+                lm.open_result(self.fd, name, uid)
+        with self.assertRaises(lm.UnsafeResult):
+            lm.open_result(self.fd, "plain", uid + 1)
+        with self.assertRaises(FileNotFoundError):
+            lm.open_result(self.fd, "absent", uid)
+        for name in "plain link absent/x".split():
+            with self.subTest(name), self.assertRaises(OSError):
+                lm.create_source(self.fd, name)
+
+    def test_removal_of_hostile_trees(self):
+        outside = tempfile.mkdtemp()
+        with open(outside + "/precious", "w"):
+            pass
+        tree = self.here + "/tree"
+        os.makedirs(tree + "/a/b/c")
+        os.symlink(outside, tree + "/a/link")
+        os.symlink(outside, tree + "/link")
+        os.mkfifo(tree + "/a/b/fifo")
+        here = os.getcwd()
+        os.chdir(tree)
+        for _ in range(1500):                           # deeper than PATH_MAX, Python's stack and the open files
+            os.mkdir("deep")
+            os.chdir("deep")
+        os.chdir(here)
+        os.chmod(tree + "/a/b", 0o500)
+        os.chmod(tree + "/a", 0)
+        child = os.fork()
+        if not child:                                   # as the user that owns it: root would not notice modes
+            code = 1
+            try:
+                if ROOT:
+                    subprocess.run(["chown", "-R", "65534", self.here], check=True)
+                    os.setuid(65534)
+                lm.empty_folder(self.fd)
+                code = 0
+            finally:
+                os._exit(code)
+        self.assertEqual(os.waitpid(child, 0)[1], 0)
+        self.assertEqual(os.listdir(self.here), [])
+        self.assertEqual(os.listdir(outside), ["precious"])
+        shutil.rmtree(outside)
+
+    def test_area(self):
+        account = lm.job_account("nobody", "auto")
+        first = lm.JobArea(self.here, account)
+        second = lm.JobArea(self.here, account)
+        self.assertTrue(os.path.exists(first.path))     # locked, so not stale
+        path, fd = second.make_folder()
+        status = os.fstat(fd)
+        self.assertEqual((status.st_uid, status.st_mode & 0o7777), (account.uid, 0o700))
+        os.close(lm.create_source(fd, "in.i"))
+        self.assertTrue(second.remove_folder(path, fd))
+        self.assertFalse(os.path.exists(path))
+        path, fd = second.make_folder()
+        os.makedirs(path + b"/x/y")
+        self.assertFalse(second.remove_folder(path, fd))
+        os.close(first.fd)                              # as if its daemon and spawner had died
+        third = lm.JobArea(self.here, account)
+        self.assertFalse(os.path.exists(first.path))
+        second.remove()
+        third.remove()
+        self.assertEqual(os.listdir(self.here), [])
+
+    def test_spawner_removes_what_the_daemon_would_not(self):
+        with Spawns() as farm:
+            path, fd = farm.spawner.area.make_folder()
+            os.makedirs(path + b"/x/y/z")
+            if ROOT:
+                subprocess.run(["chown", "-R", "65534", path], check=True)
+            farm.spawner.remove_folder(path, fd)
+            self.assertTrue(eventually(lambda: not os.path.exists(path)))
+
+
+class SpawnerMessages(SpawnCase):
+    def test_round_trip(self):
+        request = lm.SpawnRequest(lm.SPAWN, 2 ** 63, b"/f", [b"cc", b"", b"\xff"], {b"A": b"=b\n"}, [b"/opt/x"])
+        back = lm.decode_request(lm.encode_request(request))
+        for name in request.__slots__:
+            self.assertEqual(getattr(back, name), getattr(request, name))
+        for kind, value in (("started", 7), ("failed", 2), ("ended", 256)):
+            result = lm.SpawnResult(9, kind, value, 1.5, 2048, 2.5, "reason")
+            back = lm.decode_result(lm.encode_result(result))
+            for name in result.__slots__:
+                self.assertEqual(getattr(back, name), getattr(result, name))
+        for message in (b"", b"S", lm.encode_request(request) + b"\0more"):
+            with self.assertRaises(ValueError):
+                lm.decode_request(message)
+
+
+# ---- the job server, over its socket and with the real programs
+
+class Wire:
+    """A TCP connection to a server, spoken by hand."""
+
+    def __init__(self, daemon, timeout=15):
+        host, _, port = getattr(daemon, "address", daemon).rpartition(":")
+        self.sock = socket.create_connection((host, int(port)), timeout)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.sock.close()
+
+    def send(self, data):
+        self.sock.sendall(data)
+        return self
+
+    def ask_slot(self, identity=None, mode=0, size_kb=1, instance=b"instance", uid=1):
+        request = lm.SlotRequest(instance, uid, size_kb, 512, identity or gcc_identity(), mode, "c")
+        return self.send(request.encode())
+
+    def decode(self, generator):
+        decoder = lm.Decoder(generator)
+        while not decoder.done:
+            data = self.sock.recv(decoder.missing())
+            if not data:
+                raise EOFError
+            decoder.feed(data)
+        return decoder.result
+
+    def admission(self):
+        return self.decode(lm.decode_admission())
+
+    def job(self, argv, text=HELLO_C):
+        return self.send(lm.encode_job([os.fsencode(word) for word in argv], len(text)) + text)
+
+    def reply(self):
+        """(Reply, object); None where the server closes without a word."""
+        try:
+            reply = self.decode(lm.decode_reply())
+            data = bytearray()
+            while len(data) < reply.size:
+                data += self.sock.recv(reply.size - len(data)) or b"short"
+            return reply, bytes(data)
+        except (EOFError, ConnectionError):
+            return None
+
+    def closed(self, seconds=10):
+        """Whether the server closes, or has closed, with nothing more to say."""
+        self.sock.settimeout(seconds)
+        try:
+            while self.sock.recv(65536):
+                pass
+            return True
+        except ConnectionError:
+            return True
+        except socket.timeout:
+            return False
+
+
+ARGV = ["gcc", "-c", "-O1", "hello.c", "-o", "hello.o"]
+
+
+class ServerCase(Comparing, unittest.TestCase):
+    """One worker with two slots for all tests of a class."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.farm = LoopbackFarm()
+        try:
+            cls.worker = cls.farm.worker("--slots", "2")
+            cls.worker.until(lambda s: s["hosts"][0]["slots"] == 2)
+        except BaseException:
+            cls.farm.__exit__(Exception)
+            raise
+
+    @classmethod
+    def tearDownClass(cls):
+        try:
+            cls.worker.idle()
+        finally:
+            cls.farm.__exit__(None)
+
+    def setUp(self):
+        self.sources = Sources()
+
+    def serves(self):
+        """A whole job is done as ever."""
+        with Wire(self.worker) as wire:
+            reply, data = wire.job(ARGV).reply()
+        self.assertEqual((reply.status, data[:4]), (0, b"\x7fELF"))
+
+    def nothing_left(self):
+        self.worker.idle()
+        self.assertTrue(eventually(lambda: len(self.worker.areas()) <= 1), self.worker.areas())
+
+
+class SlotConversations(ServerCase):
+    """LMRQ and what follows, over a plain socket."""
+
+    def test_granted_and_served(self):
+        with Wire(self.worker) as wire:
+            self.assertEqual(wire.ask_slot().admission()[0], "granted")
+            self.worker.until(lambda s: s["hosts"][0]["running"] == 1)
+            reply, data = wire.job(ARGV).reply()
+            self.assertEqual((reply.status, data[:4]), (0, b"\x7fELF"))
+            times = wire.decode(lm.decode_times())
+            self.assertGreater(times.elapsed_ms, 0)
+            self.assertGreater(times.peak_kb, 1000)
+            self.assertTrue(wire.closed())
+        self.nothing_left()
+
+    def test_parked_until_a_slot_is_free(self):
+        with Wire(self.worker) as first, Wire(self.worker) as second, Wire(self.worker) as third:
+            reservations = [wire.ask_slot().admission() for wire in (first, second)]
+            self.assertEqual([r[0] for r in reservations], ["granted"] * 2)
+            self.assertEqual(third.ask_slot().admission()[:2], ("parked", 1))
+            self.worker.until(lambda s: s["hosts"][0]["waiting"] == 1)
+            first.job(ARGV)
+            granted = third.admission()
+            self.assertEqual(granted[0], "granted")
+            self.assertGreater(granted[1], max(r[1] for r in reservations))
+            self.assertEqual(third.job(ARGV).reply()[0].status, 0)
+        self.nothing_left()
+
+    def test_lease_lapses(self):
+        begin = time.monotonic()
+        with Wire(self.worker) as wire, Wire(self.worker) as other, Wire(self.worker) as parked:
+            self.assertEqual(wire.ask_slot().admission()[0], "granted")
+            self.assertEqual(other.ask_slot().admission()[0], "granted")
+            self.assertEqual(parked.ask_slot().admission()[0], "parked")
+            self.assertEqual(wire.admission()[:2], ("refused", "lease-over"))
+            self.assertTrue(2.0 <= time.monotonic() - begin < 5, time.monotonic() - begin)
+            self.assertEqual(parked.admission()[0], "granted")
+            self.assertTrue(wire.closed())
+        self.nothing_left()
+
+    def test_progress_after_the_lease(self):
+        """The first byte in time is enough: a slow sender is not cut off after 2 s."""
+        with Wire(self.worker) as wire:
+            wire.ask_slot().admission()
+            wire.send(b"DIST0000")
+            wire.sock.settimeout(3)
+            with self.assertRaises(socket.timeout):
+                wire.sock.recv(1)
+            wire.sock.settimeout(15)
+            request = lm.encode_job([os.fsencode(word) for word in ARGV], len(HELLO_C)) + HELLO_C
+            self.assertEqual(wire.send(request[8:]).reply()[0].status, 0)
+        self.nothing_left()
+
+    def test_refusals(self):
+        for expected, arguments in (("compiler-unknown", dict(identity=b"unknown!")),
+                                    ("too-large", dict(size_kb=1 << 30))):
+            with self.subTest(expected), Wire(self.worker) as wire:
+                self.assertEqual(wire.ask_slot(**arguments).admission()[:2], ("refused", expected))
+                self.assertTrue(wire.closed())
+        with Wire(self.worker) as wire:
+            wire.ask_slot().admission()
+            answer = wire.job(ARGV + ["-fplugin=/x.so"]).decode(lm.decode_reply())
+            self.assertEqual(answer.refusal[0], "argument")
+            self.assertIn("-fplugin", answer.refusal[1])
+        with Wire(self.worker) as wire:
+            wire.ask_slot().send(b"too soon")
+            self.assertTrue(wire.closed())
+        self.nothing_left()
+        self.serves()
+
+    def test_refused_midway_comes_before_the_end(self):
+        """The sender of a large job is told why, and not just cut off."""
+        with Wire(self.worker) as wire:
+            wire.ask_slot().admission()
+            wire.send(lm.encode_job([b"gcc", b"-c", b"x.c", b"-wrapper", b"/bin/sh"], 4 << 20))
+            sent = 0
+            try:
+                while sent < 4 << 20:
+                    sent += wire.sock.send(b" " * 65536)
+            except ConnectionError:
+                pass
+            self.assertEqual(wire.decode(lm.decode_reply()).refusal[0], "argument")
+        self.nothing_left()
+
+    def test_close_cancels_in_every_state(self):
+        head = lm.encode_job([os.fsencode(word) for word in ARGV], 1 << 20)
+        slow = SLOW_SOURCE.encode()
+        states = (b"", b"LM", lm.SlotRequest(b"instance", 1, 1, 1, gcc_identity(), 0, "c").encode(), b"DIST00000001",
+                  head[:40], head, head + b"x" * 5000,
+                  lm.encode_job([b"gcc", b"-O2", b"-c", b"x.c"], len(slow)) + slow)
+        for way in ("close", "reset", "granted"):
+            for state in states:
+                with self.subTest(way=way, state=state[:12], size=len(state)):
+                    with Wire(self.worker) as wire:
+                        if way == "granted":
+                            wire.ask_slot().admission()
+                        elif way == "reset":
+                            wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                        wire.send(state)
+                        if state is states[-1]:
+                            self.assertTrue(eventually(lambda: compilers_of(self.worker)))
+                    self.nothing_left()
+                    self.assertTrue(eventually(lambda: not compilers_of(self.worker), 3))
+        with Wire(self.worker) as one, Wire(self.worker) as two:
+            one.ask_slot().admission()
+            two.ask_slot().admission()
+            with Wire(self.worker) as parked:
+                parked.ask_slot().admission()
+            self.worker.until(lambda s: s["hosts"][0]["waiting"] == 0)
+        self.nothing_left()
+
+    def test_garbage(self):
+        rng = random.Random(7)
+        good = lm.encode_job([os.fsencode(word) for word in ARGV], len(HELLO_C)) + HELLO_C
+        rows = [b"GET / HTTP/1.0\r\n\r\n", b"\0" * 12, b"DIST00000002", b"DIST00000003", b"DISTffffffff",
+                b"DIST0000000g",
+                b"DIST00000001ARGC00000000", b"DIST00000001ARGCffffffff", b"DIST00000001ARGC00000001ARGVffffffff",
+                b"DIST00000001ARGC00000001ARGV00000000DOTIffffffff", b"LMRQffffffff", b"LMRQ00000000",
+                b"LMRQ00000003abc", b"DOTI00000001x", b"DIST00000001ARGC00000001ARGV00000003g\0cDOTI00000001x",
+                b"DIST00000001" + b"ARGC0000ffff", b"\xff" * 5000, b"DIST    0x01"]
+        for _ in range(60):                             # a byte changed here and there
+            row = bytearray(good)
+            for _ in range(rng.randint(1, 3)):
+                row[rng.randrange(len(row))] = rng.randrange(256)
+            rows.append(bytes(row))
+
+        def check(row):
+            with Wire(self.worker, 3) as wire:
+                with contextlib.suppress(ConnectionError):
+                    wire.send(row)
+                    with contextlib.suppress(ConnectionError, socket.timeout):
+                        wire.sock.recv(1)
+        together(rows, check)
+        self.nothing_left()
+        self.serves()
+
+    def test_trickle(self):
+        """Seven bytes at a time."""
+        data = lm.encode_job([os.fsencode(word) for word in ARGV], len(HELLO_C)) + HELLO_C
+        with Wire(self.worker) as wire:
+            for at in range(0, len(data), 7):
+                wire.send(data[at:at + 7])
+            self.assertEqual(wire.reply()[0].status, 0)
+
+    def test_stalled_connections(self):
+        """300 of each kind keep no real job out, and take no slot."""
+        head = lm.encode_job([os.fsencode(word) for word in ARGV], 1 << 20)
+        lease = lm.SlotRequest(b"stalling", 9, 1, 1, gcc_identity(), 0, "c").encode()
+        for start, limit in ((b"", 3), (head[:30], 3), (head + b"x", 3), (lease, 12)):
+            with self.subTest(start[:4], size=len(start)), contextlib.ExitStack() as stack:
+                for _ in range(300):
+                    with contextlib.suppress(ConnectionError):
+                        stack.enter_context(Wire(self.worker)).send(start)
+                begin = time.monotonic()
+                self.serves()
+                self.assertLess(time.monotonic() - begin, limit)
+            self.nothing_left()
+
+    def test_another_network(self):
+        """--allow decides, before a byte is read."""
+        with LoopbackFarm() as farm:
+            worker = farm.start("--allow", "127.0.0.77/32", "--compilers", compilers())
+            host, _, port = worker.address.rpartition(":")
+            for source, served in (("127.0.0.77", True), ("127.0.0.78", False)):
+                with socket.socket() as sock:
+                    sock.bind((source, 0))
+                    sock.settimeout(10)
+                    sock.connect((host, int(port)))
+                    wire = Wire.__new__(Wire)
+                    wire.sock = sock
+                    with contextlib.suppress(ConnectionError):
+                        wire.job(ARGV)
+                    self.assertEqual(wire.reply() is not None, served)
+            self.assertIn("127.0.0.78 is not allowed", worker.text())
+            self.assertGreaterEqual(worker.status()["totals"]["refused"], 1)
+
+    def test_draining(self):
+        with LoopbackFarm() as farm:
+            worker = farm.worker()
+            with Wire(worker) as kept:
+                kept.ask_slot().admission()
+                self.assertEqual(command("drain", sock=worker.socket).code, 0)
+                self.assertEqual(worker.status()["hosts"][0]["state"], "draining")
+                with Wire(worker) as wire:
+                    self.assertEqual(wire.ask_slot().admission()[:2], ("refused", "draining"))
+                with Wire(worker) as wire:
+                    self.assertIsNone(wire.job(ARGV).reply())
+                self.assertEqual(kept.job(ARGV).reply()[0].status, 0)
+            self.assertEqual(command("drain", "off", sock=worker.socket).code, 0)
+            with Wire(worker) as wire:
+                self.assertEqual(wire.job(ARGV).reply()[0].status, 0)
+
+
+class HostileJobs(ServerCase):
+    """Arguments and texts of an attacker on an allowed network: refused or harmless, nothing outside the folder."""
+
+    def setUp(self):
+        super().setUp()
+        self.outside = OUTSIDE + "-server"
+        self.script = write(new_folder() + "/evil", "#!/bin/sh\nid > %s\nexec \"$@\"\n" % self.outside, 0o755)
+
+    def rows(self):
+        secret = "/etc/passwd"
+        base = ["gcc", "-c", "x.c"]
+        arguments = (["-o", self.outside], ["-wrapper", self.script], ["-wrapper", "/bin/sh,-c,id>" + self.outside],
+                     ["-B", os.path.dirname(self.script)], ["-B" + os.path.dirname(self.script)], ["@" + secret],
+                     ["-include", secret], ["-imacros", secret], ["-specs=" + self.script], ["--specs", self.script],
+                     ["-fplugin=" + self.script], ["-fplugin-arg-x-y=z"], ["-iplugindir=/tmp"], ["-I", "/etc"],
+                     ["-Wa,-a=" + self.outside], ["-Wa,--MD," + self.outside], ["-Wa,@" + secret],
+                     ["-Wp,-MD," + secret],
+                     ["-Xassembler", "-a=" + self.outside], ["-Xpreprocessor", "-include"],
+                     ["-MD", "-MF", self.outside],
+                     ["-MF" + self.outside], ["-dumpdir", "/tmp/"], ["-dumpbase", self.outside], ["-save-temps"],
+                     ["-fdump-tree-all=" + self.outside], ["-fprofile-use=" + secret], ["-fstack-usage"],
+                     ["-fopt-info-all=" + self.outside], ["-aux-info", self.outside], ["-fcallgraph-info"],
+                     ["-fdiagnostics-format=sarif-file"], ["-gsplit-dwarf"], ["-x", "c", "-"], ["--sysroot=/etc"],
+                     ["-x", "none", secret], ["-T", secret], ["-fuse-ld=" + self.script], ["-pipe", "-E"], ["-M"],
+                     ["-fself-test=" + secret], ["-frandom-seed=../../x"], ["-fmodules-ts"], ["-print-file-name=x"],
+                     ["-###"], ["-v"], ["--help"], ["--param=/etc/x"], ["-o"], ["-x"], ["-Xclang", "-load"],
+                     ["-fcompare-debug=-o" + self.outside], ["-foffload=" + secret], ["-flto"],
+                     ["--output=" + self.outside],
+                     ["-ofoo/" + self.outside], ["--output-pch=" + self.outside], ["-fdebug-prefix-map=/x=/y"])
+        rows = [(base + words, HELLO_C) for words in arguments]
+        names = ("../../x.c", "/etc/x.c", "..", ".", "", "/", "a/../../b.c", "-x.c", "x.c\n", "@x.c", "x" * 300 + ".c",
+                 "out.c", "err.c", "object.o.c", "\udcff.c", "x.sh", "x")
+        rows += [(["gcc", "-c", name], HELLO_C) for name in names]
+        rows += [([name, "-c", "x.c"], HELLO_C) for name in
+                 ("/bin/sh", "sh", "", "../gcc", "-c", ".", "..", "gcc\n", "ld", "as", "cc1", self.script, "gcc/")]
+        texts = (b'__asm__(".incbin \\"/etc/hostname\\"");', b'#include "/etc/hostname"\n', b"#include </etc/passwd>\n",
+                 b'# 1 "/etc/passwd"\nint x = ;\n', b'#pragma GCC pch_preprocess "/etc/passwd"\n', b"\0" * 100, b"",
+                 b'__asm__(".include \\"/etc/passwd\\"");', b'#embed "/etc/passwd"\n',
+                 b'#line 1 "/etc/passwd"\nint x = ;\n',
+                 b'#pragma GCC dependency "/etc/passwd"\n')
+        for text in texts:
+            for name, extra in (("x.c", []), ("x.c", ["-x", "c"]), ("x.i", []), ("x.S", []), ("x.cc", []), ("x.s", []),
+                                ("x.c", ["-fpreprocessed", "-fdirectives-only"])):
+                rows.append((["gcc", "-c", name, *extra], text))
+        return rows
+
+    def test_rows(self):
+        words = contents("/etc/passwd").splitlines()[0], contents("/etc/hostname").strip() or b"none at all"
+
+        def check(row):
+            argv, text = row
+            found = []
+            for own in (False, True):
+                with Wire(self.worker) as wire:
+                    if own:
+                        if wire.ask_slot().admission()[0] == "parked":
+                            wire.admission()
+                    answer = wire.job(argv, text).reply()
+                if answer is not None and answer[0].refusal is None:
+                    everything = answer[0].stderr + answer[0].stdout + answer[1]
+                    found += ["leaks %r" % word for word in words if word in everything]
+            if os.path.exists(self.outside):
+                found.append("wrote %r" % contents(self.outside))
+            return found
+        rows = self.rows()
+        for row, found in zip(rows, together(rows, check, workers=4)):
+            with self.subTest(row):
+                self.assertEqual(found, [])
+        self.nothing_left()
+        self.serves()
+
+    def test_only_the_basename_counts(self):
+        with Wire(self.worker) as wire:
+            self.assertEqual(wire.job(["/opt/none/bin/gcc", "-c", "x.c"]).reply()[0].status, 0)
+
+    def test_no_compiler_writes_elsewhere(self):
+        """What a job could write would be its folder's: gone after it."""
+        self.serves()
+        self.nothing_left()
+        for folder in ("/etc", "/", "/usr"):
+            self.assertNotIn("x", os.listdir(folder))
+
+
+@needs("distcc")
+class RealClient(ServerCase):
+    """Debian's distcc against our daemon."""
+
+    def distcc(self, *words, **env):
+        env = environment(DISTCC_HOSTS=self.worker.address, **dict({"DISTCC_FALLBACK": "0"}, **env))
+        env["DISTCC_DIR"] = new_folder()                # no memory of hosts that failed
+        return run(["distcc", *words], self.sources.folder, env, 20)
+
+    def served(self):
+        return self.worker.status()["totals"]["served"]
+
+    def test_object_and_status(self):
+        before = self.served()
+        name = self.sources.make()
+        self.same(self.distcc("gcc", "-O2", "-c", name, "-o", "o"), self.sources.expected(name, "-O2"), "o")
+        name = self.sources.make("#include <string>\nstd::string f() { return \"x\"; }\n", "x.cc")
+        self.same(self.distcc("g++", "-c", name, "-o", "o2"), self.sources.expected(name, compiler="g++"), "o2")
+        self.assertEqual(self.served(), before + 2)
+
+    def test_messages(self):
+        """The remote compiler's own words and status."""
+        name = self.sources.make("int x = y;\n")
+        done = self.distcc("gcc", "-c", name, "-o", "o", DISTCC_SKIP_LOCAL_RETRY="1")
+        self.assertEqual(done.code, 1)
+        self.assertIn(b"'y' undeclared here", done.err)
+        self.assertNotIn(b"^", done.err)
+        name = self.sources.make("int f(void) { return 1 / 0; }\n")
+        done = self.distcc("gcc", "-c", name, "-o", "o2")
+        self.assertEqual((done.code, self.sources.object("o2")), (0, self.sources.expected(name)[3]))
+        self.assertIn(b"division by zero", done.err)
+
+    def test_refused(self):
+        before = self.worker.status()["totals"]["refused"]
+        name = self.sources.make()
+        self.assertNotEqual(self.distcc("cc", "-c", name, "-o", "o", DISTCC_NO_REWRITE_CROSS="1").code, 0)
+        self.assertNotEqual(self.distcc("gcc", "-wrapper", "/usr/bin/env", "-c", name, "-o", "o").code, 0)
+        self.assertEqual(self.worker.status()["totals"]["refused"], before + 2)
+        self.assertIn("-wrapper", self.worker.text())
+        self.nothing_left()
+
+    def test_ten_at_once(self):
+        names = [self.sources.make() for _ in range(10)]
+        for name, done in zip(names, together(names, lambda n: self.distcc("gcc", "-c", n, "-o", n + ".o"), 10)):
+            self.same(done, self.sources.expected(name), name + ".o")
+        self.nothing_left()
+
+    def test_killed_in_the_middle(self):
+        name = self.sources.make(SLOW_SOURCE)
+        env = dict(environment(DISTCC_HOSTS=self.worker.address), DISTCC_DIR=new_folder())
+        process = subprocess.Popen(["distcc", "gcc", "-O2", "-c", name, "-o", "o"], cwd=self.sources.folder, env=env,
+                                   start_new_session=True)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        pids = eventually(lambda: compilers_of(self.worker))
+        self.assertTrue(pids)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        begin = time.monotonic()
+        self.assertTrue(eventually(lambda: not any(map(alive, pids))))
+        self.assertLess(time.monotonic() - begin, 1.5)
+        self.nothing_left()
+
+
+@needs("distccd")
+class RealServer(FarmCase):
+    """Our client with Debian's distccd."""
+
+    def test_compiles(self):
+        server = self.farm.add(RealDistccd())
+        daemon = self.farm.start("--hosts", server.address + "/4")
+        names = [self.sources.make() for _ in range(4)]
+        for name, done in zip(names, together(names, lambda n: self.cc(daemon, "gcc", "-c", n, "-o", n + ".o"))):
+            self.same(done, self.sources.expected(name), name + ".o")
+        status = daemon.idle()
+        self.assertGreaterEqual(status["totals"]["remote"], 1)
+        host = status["hosts"][1]
+        self.assertEqual((host["kind"], host["state"], host["timed"], host["slots"]), ("distccd", "up", False, 4))
+        for key in ("running", "load", "cores", "memory_available_kb", "report_age_s"):
+            self.assertIsNone(host[key])
+        self.assertIn("COMPILE_OK", contents(server.folder + "/log").decode())
+
+    def test_error_and_warning(self):
+        server = self.farm.add(RealDistccd())
+        daemon = self.farm.start("--hosts", server.address)
+        for text in ("int x = y;\n", "int f(void) { return 1 / 0; }\n"):
+            name = self.sources.make(text)
+            self.same(self.cc(daemon, "gcc", "-c", name, "-o", "o"), self.sources.expected(name))
+        self.assertEqual(daemon.idle()["hosts"][1]["state"], "up")
+
+    def test_killed_midway(self):
+        server = self.farm.add(RealDistccd())
+        daemon = self.farm.start("--hosts", server.address)
+        name = self.sources.make(MEDIUM_SOURCE)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            future = pool.submit(self.cc, daemon, "gcc", "-O1", "-c", name, "-o", "o")
+            daemon.until(lambda s: any(job["state"] == "remote" for job in s["jobs"]))
+            server.signal(signal.SIGKILL)
+            self.same(future.result(), self.sources.expected(name, "-O1"), "o")
+        name = self.sources.make()
+        self.same(self.cc(daemon, "gcc", "-c", name, "-o", "o"), self.sources.expected(name), "o")
+        self.assertEqual(daemon.idle()["hosts"][1]["state"], "suspect")      # one file might have been the file's fault
+
+    def test_frozen(self):
+        """It takes connections and says nothing: late is what takes much longer than it should."""
+        tuned = program(OVERDUE_S=1.0)
+        server = self.farm.add(RealDistccd())
+        daemon = self.farm.start("--hosts", server.address, prog=tuned)
+        server.signal(signal.SIGSTOP)
+        name = self.sources.make()
+        done = self.cc(daemon, "gcc", "-c", name, "-o", "o", prog=tuned, timeout=15)
+        server.signal(signal.SIGCONT)
+        self.same(done, self.sources.expected(name), "o")
+        self.assertEqual(daemon.idle()["hosts"][1]["state"], "suspect")
+
+
+# ==== Section 8: peers ================================================================================================
+# Load reports by UDP, as they travel between real daemons.
+
+class LoadExchange(FarmCase):
+
+    @staticmethod
+    def up(status, kind="peer"):
+        return [h for h in status["hosts"] if h["kind"] == kind and h["state"] == "up"]
+
+    def test_peer(self):
+        worker, daemon = self.farm.pair("--slots", "3")
+        host = daemon.host(worker.address)
+        self.assertEqual((host["kind"], host["state"], host["slots"], host["cores"], host["timed"]),
+                         ("peer", "up", 3, 4, True))
+        self.assertEqual(host["contained"], "landlock" if LANDLOCK else "user" if ROOT else "none")
+        self.assertIn(gcc_identity().hex(), host["compilers"])
+        self.assertGreater(host["memory_available_kb"], 1000)
+        daemon.until(lambda s: s["hosts"][1]["report_age_s"] < 0.8)
+        with Wire(worker) as wire:                          # seen at once, not at the next second
+            wire.ask_slot()
+            daemon.until(lambda s: s["hosts"][1]["running"] == 1, 1.0 if os.cpu_count() > 8 else 2.0)
+
+    def test_silences(self):
+        """Three stories at once, since each takes as long as a peer may be silent."""
+        together((self.silent_and_back, self.restarted, self.suspended_daemon_forgives), lambda story: story())
+
+    def silent_and_back(self):
+        worker, daemon = self.farm.pair()
+        os.kill(worker.pid, signal.SIGSTOP)
+        begin = time.monotonic()
+        status = daemon.until(lambda s: s["hosts"][1]["state"] == "down", 9)
+        self.assertTrue(3.5 < time.monotonic() - begin < 8, time.monotonic() - begin)
+        self.assertIn("no load report", status["hosts"][1]["reason"])
+        name = self.sources.make()
+        self.same(self.cc(daemon, "gcc", "-c", name, "-o", "o"), self.sources.expected(name), "o")
+        os.kill(worker.pid, signal.SIGCONT)
+        begin = time.monotonic()
+        daemon.until(lambda s: s["hosts"][1]["state"] == "up")
+        self.assertLess(time.monotonic() - begin, 3)
+
+    def restarted(self):
+        worker, daemon = self.farm.pair()
+        worker.close()
+        daemon.until(lambda s: s["hosts"][1]["state"] == "down", 9)
+        worker = self.farm.start("--allow", "127.0.0.0/8", "--listen", worker.address)
+        begin = time.monotonic()
+        daemon.until(lambda s: s["hosts"][1]["state"] == "up")
+        self.assertLess(time.monotonic() - begin, 3)
+
+    def test_told_when_draining(self):
+        worker, daemon = self.farm.pair()
+        command("drain", sock=worker.socket)
+        daemon.until(lambda s: s["hosts"][1]["state"] == "draining", 2)
+        name = self.sources.make()
+        self.same(self.cc(daemon, "gcc", "-c", name, "-o", "o"), self.sources.expected(name), "o")
+        self.assertEqual(daemon.status()["totals"]["local_reasons"], {"no-host": 1})
+
+    def test_broadcast(self):
+        """127.255.255.255 reaches all that are bound to loopback; --use says who is believed."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        hosts = random.sample(range(2, 250), 2)
+        options = ("--broadcast", "127.255.255.255")
+        worker = self.farm.worker("--listen", "127.0.0.%d:%d" % (hosts[0], port), *options)
+        user = self.farm.start("--listen", "127.0.0.%d:%d" % (hosts[1], port), *options, "--use",
+                               "127.0.0.0/8:%d" % port)
+        user.until(lambda s: [h["address"] for h in self.up(s)] == [worker.address])
+        name = self.sources.make()
+        self.same(self.cc(user, "gcc", "-c", name, "-o", "o"), self.sources.expected(name), "o")
+        self.assertEqual(user.until(lambda s: s["totals"]["remote"])["totals"]["remote"], 1)
+        # The worker serves, but was told to use nobody: it lists no host, not even itself
+        self.assertEqual([h["kind"] for h in worker.status()["hosts"]], ["local"])
+        self.assertEqual(len(user.status()["hosts"]), 2)
+
+    def test_strangers(self):
+        """Packets of those that are neither peers, nor allowed, nor used: dropped and counted; so is junk."""
+        daemon = self.farm.start("--allow", "127.0.0.99/32", "--compilers", compilers())
+        host, _, port = daemon.address.rpartition(":")
+        packet = lm.Load(instance=b"stranger", boot=bytes(16), sequence=1, port=9, cores=4, slots=4,
+                         interval_ms=1000).encode()
+        for source, key in (("127.0.0.98", "from_strangers"), ("127.0.0.99", "malformed")):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.bind((source, 0))
+                for data in (packet[:-1], b"", b"x" * 1300, packet[:20]):
+                    sock.sendto(data, (host, int(port)))
+                daemon.until(lambda s, key=key: s["packets"][key] == 4)
+                sock.sendto(packet, (host, int(port)))
+        daemon.until(lambda s: s["packets"]["from_strangers"] == 5)
+        self.assertEqual(len(daemon.status()["hosts"]), 1)
+
+    def test_allowed_is_not_used(self):
+        """A box that may send jobs gets our reports, and none of our jobs."""
+        worker, daemon = self.farm.pair()
+        self.assertEqual(len(worker.status()["hosts"]), 1)
+        self.assertEqual(len(daemon.status()["hosts"]), 2)
+
+    def test_fuzzed_packets(self):
+        peer = self.farm.add(FaultyPeer())
+        daemon = self.farm.submitter(peer)
+        host, _, port = daemon.address.rpartition(":")
+        good = lm.Load(instance=b"12345678", boot=b"b" * 16, sequence=1, port=peer.tcp.getsockname()[1], cores=4,
+                       slots=4, interval_ms=1000, identities=[b"i" * 8], counted={b"c" * 8: 3},
+                       kin={b"k" * 8: 2}).encode()
+        seed = random.randrange(1 << 30)
+        rng = random.Random(seed)
+        for number in range(400):
+            row = bytearray(good)
+            for _ in range(rng.randint(0, 4)):
+                row[rng.randrange(4, len(row))] = rng.randrange(256)
+            peer.udp.sendto(row[:rng.choice((len(row), rng.randrange(len(row))))], (host, int(port)))
+            if number % 50 == 49:
+                self.assertIsNotNone(daemon.status()["hosts"], "seed %d" % seed)
+        self.assertEqual([line for line in daemon.text().splitlines() if " bug: " in line], [], "seed %d" % seed)
+
+    def test_host_name(self):
+        """A name is resolved, outside the loop; one that is not known harms nobody."""
+        worker = self.farm.worker("--listen", "127.0.0.1:0")
+        port = worker.address.rpartition(":")[2]
+        daemon = self.farm.start("--peer", "localhost:" + port, "--peer", "no..host:" + port)
+        status = daemon.until(lambda s: len(self.up(s)) == 1)
+        hosts = {h["name"]: h for h in status["hosts"]}
+        self.assertEqual(hosts["localhost:" + port]["address"], "127.0.0.1:" + port)
+        self.assertEqual(hosts["no..host:" + port]["state"], "down")
+        name = self.sources.make()
+        self.same(self.cc(daemon, "gcc", "-c", name, "-o", "o"), self.sources.expected(name), "o")
+        self.assertEqual(daemon.until(lambda s: s["totals"]["remote"])["totals"]["remote"], 1)
+
+    def test_listed_as_distccd_but_ours(self):
+        worker = self.farm.worker()
+        daemon = self.farm.start("--hosts", worker.address + "/7 " + worker.address, "--peer", worker.address)
+        daemon.until(lambda s: len(s["hosts"]) == 2 and self.up(s))
+        alone = self.farm.start("--hosts", worker.address + "/7")
+        status = alone.until(lambda s: self.up(s))
+        self.assertEqual([(h["kind"], h["slots"]) for h in status["hosts"][1:]], [("peer", 4)])
+
+    def suspended_daemon_forgives(self):
+        """After a pause of its own it does not call others silent."""
+        worker, daemon = self.farm.pair()
+        os.kill(daemon.pid, signal.SIGSTOP)
+        eventually(lambda: contents("/proc/%d/stat" % daemon.pid).split()[2] == b"T")
+        begin = time.monotonic()
+        eventually(lambda: time.monotonic() - begin > 6.5)      # longer than peers may be silent
+        os.kill(daemon.pid, signal.SIGCONT)
+        self.assertEqual(daemon.status()["hosts"][1]["state"], "up")
+        self.assertEqual(worker.status()["hosts"][0]["state"], "up")
+
+
+# ==== Section 9: local ================================================================================================
+# The unix socket: whose session it is, what it may see, and what becomes of its slot.
+
+class Client:
+    """A client's end of the unix socket, spoken by hand."""
+
+    def __init__(self, daemon):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(10)
+        self.sock.connect(daemon.socket)
+        self.decoder = lm.Decoder(lm.decode_fields(1 << 28))
+        self.pending = b""
+        self.passed = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.sock.close()
+        for fd in self.passed:
+            os.close(fd)
+
+    def send(self, name, *fields):
+        self.sock.sendall(lm.encode_fields(name, *fields))
+        return self
+
+    def hello(self, source="x.c", key="gcc 1", remember=None):
+        return self.send(b"HELO", lm.CLIENT_VERSION, b"cc", source, "x.o", "c", remember or source, key, 0, 0,
+                         "/here")
+
+    def local(self, reason="link"):
+        return self.send(b"HELO", lm.CLIENT_VERSION, b"local", reason, "x")
+
+    def receive(self, *skip):
+        """The next message that is neither ping nor named in skip. EOFError at the end."""
+        while True:
+            while not self.decoder.feed(self.pending):
+                self.pending, passed, _, _ = socket.recv_fds(self.sock, 65536, 4)
+                self.passed += passed
+                if not self.pending:
+                    raise EOFError
+            message, self.pending = self.decoder.result, self.decoder.rest()
+            self.decoder = lm.Decoder(lm.decode_fields(1 << 28))
+            if message[0] not in (b"PING", *skip):
+                return message
+
+    def closed(self):
+        try:
+            while True:
+                self.receive()
+        except (EOFError, ConnectionError):
+            return True
+        except socket.timeout:
+            return False
+
+
+class Sessions(FarmCase):
+
+    def test_client_version(self):
+        daemon = self.farm.start()
+        for version in (b"0", b"2", b"", b"x" * 500):
+            with Client(daemon) as client:
+                name, fields = client.send(b"HELO", version, b"cc", "x.c").receive()
+                self.assertEqual(name, b"NOPE")
+                self.assertIn(b"restart the daemon", fields[0])
+        daemon.idle()
+
+    def test_malformed_messages(self):
+        daemon = self.farm.submitter(self.farm.add(FaultyPeer()))
+        version = lm.CLIENT_VERSION
+        rows = [b"HELO00000000", b"HELOffffffff", b"\0" * 12, b"WHAT00000000", lm.encode_fields(b"HELO", version),
+                lm.encode_fields(b"HELO", version, b"cc"), lm.encode_fields(b"HELO", version, b"cc", *"abcdef"),
+                lm.encode_fields(b"HELO", version, b"local"), lm.encode_fields(b"SIZE", 1, 1),
+                lm.encode_fields(b"SIZE", "x"), lm.encode_fields(b"DONE", "ok"), lm.encode_fields(b"DONE"),
+                lm.encode_fields(b"FAIL"), lm.encode_fields(b"FAIL", "x", "y"), lm.encode_fields(b"HOME"),
+                lm.encode_fields(b"IDNT", "zz"), lm.encode_fields(b"IDNT", "00"), lm.encode_fields(b"IDNT"),
+                lm.encode_fields(b"HELO", version, b"status", *["x"] * 50), b"HELO0000000g"]
+        for row in rows:
+            with self.subTest(row), Client(daemon) as client:
+                client.sock.sendall(row)
+                client.sock.shutdown(socket.SHUT_WR)
+                self.assertTrue(client.closed())
+        for after in (lm.encode_fields(b"SIZE", "x", 1, 0), lm.encode_fields(b"SIZE", -1, 1, 0),
+                      lm.encode_fields(b"FAIL"), lm.encode_fields(b"SIZE", 5, 1, 99), lm.encode_fields(b"SIZE", 5, 1),
+                      lm.encode_fields(b"SIZE", 1 << 80, 1, 0), lm.encode_fields(b"IDNT", "abc"),
+                      lm.encode_fields(b"IDNT", "é"), lm.encode_fields(b"DONE", "ok"), lm.encode_fields(b"HOME", "x"),
+                      lm.encode_fields(b"DONE", "ok", *"xxxxxxxx"), lm.encode_fields(b"HELO", version, b"cc")):
+            with self.subTest(after), Client(daemon) as client:
+                self.assertEqual(client.hello().receive(b"WAIT")[0], b"TURN")
+                client.sock.sendall(after)
+                self.assertTrue(client.closed())
+        daemon.idle()
+
+    def test_whole_conversation(self):
+        """TURN, IDNT, SIZE, SOCK with its socket, DONE; the identity is asked once per compiler and user."""
+        peer = self.farm.add(FaultyPeer())
+        daemon = self.farm.submitter(peer)
+        for number, wanted in enumerate((b"1", b"0", b"0")):
+            with Client(daemon) as client:
+                name, fields = client.hello("f%d.c" % number).receive(b"WAIT")
+                self.assertEqual((name, fields), (b"TURN", [b"0", wanted]))
+                if wanted == b"1":
+                    client.send(b"IDNT", gcc_identity().hex())
+                name, fields = client.send(b"SIZE", 5000, 7, 0).receive(b"WAIT")
+                self.assertEqual((name, fields[0]), (b"SOCK", peer.address.encode()))
+                self.assertEqual(len(client.passed), 1)
+                job = daemon.status()["jobs"][0]
+                self.assertEqual((job["source"], job["host"], job["state"], job["uid"]),
+                                 ("/here/f%d.c" % number, peer.address, "remote", os.getuid()))
+                self.assertEqual(daemon.status()["hosts"][1]["mine"], 1)
+                client.send(b"DONE", b"ok", 5000, 900, 30, 1, 20, 10, 5000, 100)
+                daemon.idle()
+        status = daemon.status()
+        self.assertEqual((status["totals"]["remote"], status["hosts"][1]["jobs"]["ok"]), (3, 3))
+        with Client(daemon) as client:                     # another compiler
+            self.assertEqual(client.hello(key="gcc 2").receive(b"WAIT"), (b"TURN", [b"0", b"1"]))
+            self.assertEqual(client.send(b"IDNT", "").receive(b"WAIT")[0], b"LOCL")
+        with Client(daemon) as client:                     # remembered as one that cannot be identified
+            self.assertEqual(client.hello(key="gcc 2").receive(b"WAIT")[0], b"LOCL")
+
+    def test_close_in_every_state(self):
+        peer = self.farm.add(FaultyPeer())
+        daemon = self.farm.submitter(peer, options=("--slots", "1"))
+        with Client(daemon) as client:
+            client.hello().receive(b"WAIT")
+            client.send(b"IDNT", gcc_identity().hex())
+        daemon.idle()
+        for state in ("hello", "turn", "remote", "home"):
+            with self.subTest(state):
+                with Client(daemon) as client:
+                    client.hello(state)
+                    if state != "hello":
+                        client.receive(b"WAIT")
+                    if state in ("remote", "home"):
+                        client.send(b"SIZE", 10, 1, 0).receive(b"WAIT")
+                    if state == "home":
+                        self.assertEqual(client.send(b"HOME", "messages", 1).receive(b"WAIT"),
+                                         (b"LOCL", [b"messages", b"1"]))
+                daemon.idle()
+        with Client(daemon) as client:                      # this process, alive, has become the compiler: held on
+            self.assertEqual(client.local().receive(b"WAIT"), (b"LOCL", [b"link", b"0"]))
+        self.assertEqual(daemon.status()["hosts"][0]["mine"], 1)
+
+    def test_a_slot_lasts_as_long_as_its_process(self):
+        """Freed by the pidfd when the process that got it ends, not when a grandchild ends or the socket closes."""
+        daemon = self.farm.start("--slots", "1")
+        script = "sleep 600 & echo $!; read x"
+        holder = subprocess.Popen([program(), "cc", "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                  env=environment(daemon.socket))
+        grandchild = int(holder.stdout.readline())
+        try:
+            daemon.until(lambda s: s["hosts"][0]["mine"] == 1)
+            with Client(daemon) as second:
+                self.assertEqual(second.local().receive()[0], b"WAIT")
+                holder.stdin.close()
+                holder.wait()
+                self.assertEqual(second.receive(b"WAIT")[0], b"LOCL")
+                self.assertTrue(alive(grandchild))
+                self.assertEqual(daemon.status()["hosts"][0]["mine"], 1)
+        finally:
+            os.kill(grandchild, signal.SIGKILL)
+            holder.stdout.close()
+
+    def test_nested_calls_take_no_slot(self):
+        """make in a recipe that holds the only slot: its compiles must not wait for it."""
+        daemon = self.farm.start("--slots", "1")
+        inner = self.sources.make()
+        script = "%s cc gcc -c %s -o n.o && %s cc gcc n.o -shared -o n.so" % (program(), inner, program())
+        done = self.cc(daemon, "sh", "-c", script, timeout=20)
+        self.assertEqual((done.code, done.err), (0, b""))
+        self.assertTrue(os.path.exists(self.sources.folder + "/n.so"))
+        daemon.idle()
+
+    def test_pool_that_stalls_grants_one_more(self):
+        """Nothing waits for ever for a slot whose holder waits for it in ways that cannot be seen."""
+        tuned = program(POOL_STALL_S=1.0)
+        daemon = self.farm.start("--slots", "1", prog=tuned)
+        with subprocess.Popen([tuned, "cc", "sh", "-c", "read x"], stdin=subprocess.PIPE,
+                              env=environment(daemon.socket)) as holder:
+            daemon.until(lambda s: s["hosts"][0]["mine"] == 1)
+            with Client(daemon) as client:
+                self.assertEqual(client.local().receive(b"WAIT")[0], b"LOCL")
+            holder.communicate(b"\n")
+
+    def test_cap_per_uid(self):
+        tuned = program(SESSIONS_PER_UID=5)
+        daemon = self.farm.start(prog=tuned)
+        with contextlib.ExitStack() as stack:
+            for _ in range(5):
+                stack.enter_context(Client(daemon))
+            name = self.sources.make()
+            done = cc(daemon.socket, "gcc", "-c", name, "-o", "o", cwd=self.sources.folder)     # closed: local
+            self.same(done, self.sources.expected(name), "o")
+            self.assertLess(done.seconds, 10)
+        daemon.idle()
+
+    def test_pings(self):
+        """A client that waits hears from the daemon each second."""
+        peer = self.farm.add(SlowPeer())
+        peer.admitting = False
+        daemon = self.farm.submitter(peer)
+        with Client(daemon) as client:
+            client.hello().receive(b"WAIT")
+            client.send(b"IDNT", gcc_identity().hex()).send(b"SIZE", 10, 1, 0)
+            times = []
+            while len(times) < 2:
+                name = client.decoder.feed(client.sock.recv(12)) and client.decoder.result[0]
+                client.decoder = lm.Decoder(lm.decode_fields()) if client.decoder.done else client.decoder
+                if name == b"PING":
+                    times.append(time.monotonic())
+            self.assertTrue(all(0.5 < b - a < 3 for a, b in zip(times, times[1:])), times)
+
+    def test_turns_are_limited(self):
+        """No more preprocessors at once than CPUs, whatever make -j says."""
+        daemon = self.farm.submitter(self.farm.add(FaultyPeer()))
+        cores = daemon.status()["hosts"][0]["cores"]
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(Client(daemon)).hello("%d.c" % i) for i in range(cores + 3)]
+            status = daemon.until(lambda s: len(s["jobs"]) == cores + 3)
+            states = collections.Counter(job["state"] for job in status["jobs"])
+            self.assertEqual(states, {"preprocess": cores, "queued": 3})
+            clients[0].sock.close()
+            daemon.until(lambda s: len(s["jobs"]) == cores + 2 and sum(
+                job["state"] == "preprocess" for job in s["jobs"]) == cores)
+
+
+@unittest.skipUnless(ROOT and shutil.which("setpriv") and python_for_all(), "needs root, setpriv and a system Python")
+class OtherUsers(FarmCase):
+    """SO_PEERCRED decides who sees and does what."""
+
+    def setUp(self):
+        super().setUp()
+        self.daemon = self.farm.submitter(self.farm.add(FaultyPeer()))
+
+    def as_other(self, *words, cwd=None):
+        env = environment(self.daemon.socket, DISTCC_LM_PYTHON=python_for_all(), HOME="/")
+        return run(["setpriv", "--reuid=%d" % OTHER_UID, "--regid=%d" % OTHER_UID, "--clear-groups", program(), *words],
+                   cwd, env)
+
+    def test_sees_only_his_own(self):
+        with Client(self.daemon) as mine:
+            mine.hello("secret-name.c").receive(b"WAIT")
+            ours = self.daemon.status()
+            self.assertEqual(([job["source"] for job in ours["jobs"]], ours["others"]), (["/here/secret-name.c"], 0))
+            done = self.as_other("status", "--json")
+            self.assertEqual((done.code, done.err), (0, b""))
+            theirs = json.loads(done.out)
+            self.assertEqual((theirs["jobs"], theirs["others"]), ([], 1))
+            self.assertNotIn(b"secret-name", done.out)
+            for command_ in (["status"], ["why"], ["why", "50"], ["why", "secret-name.c"]):
+                self.assertNotIn(b"secret-name.c (", self.as_other(*command_).out)
+            self.assertIn(b"1 of others", self.as_other("status").out)
+            self.assertIn(b"secret-name", command("why", sock=self.daemon.socket).out)
+
+    def test_his_own_jobs(self):
+        folder = new_folder(0o777)
+        write(folder + "/theirs.c", "int x;\n", 0o644)
+        done = self.as_other("cc", "gcc", "-shared", "theirs.c", "-o", "t.so", cwd=folder)
+        self.assertEqual((done.code, done.err), (0, b""))
+        self.assertEqual(os.stat(folder + "/t.so").st_uid, OTHER_UID)
+        self.assertIn(b"t.so", self.as_other("why").out)
+
+    def test_may_not_drain(self):
+        done = self.as_other("drain")
+        self.assertNotEqual(done.code, 0)
+        self.assertEqual(done.err.count(b"\n"), 1)
+        self.assertIn(b"only root", done.err)
+        self.assertNotEqual(self.daemon.status()["hosts"][0]["state"], "draining")
+        self.assertEqual(command("drain", sock=self.daemon.socket).code, 0)
+        self.assertEqual(self.daemon.status()["hosts"][0]["state"], "draining")
+
+    def test_distrusts_another_users_daemon(self):
+        """A daemon of some user on a socket that root's client is led to gets to see nothing."""
+        folder = new_folder(0o777)
+        name = self.sources.make()
+        script = "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.bind(sys.argv[1])\ns.listen(5)\n" \
+                 "print('ready', flush=True)\nc, _ = s.accept()\nprint(len(c.recv(100)), flush=True)\n"
+        with subprocess.Popen(["setpriv", "--reuid=%d" % OTHER_UID, "--regid=%d" % OTHER_UID, "--clear-groups",
+                               python_for_all(), "-c", script, folder + "/s"], stdout=subprocess.PIPE) as server:
+            self.assertEqual(server.stdout.readline(), b"ready\n")
+            done = cc(folder + "/s", "gcc", "-c", name, "-o", "o", cwd=self.sources.folder)
+            self.same(done, self.sources.expected(name), "o")
+            self.assertEqual(server.stdout.readline(), b"0\n")
+
+
+
+
+# ==== Section 10: daemon ==============================================================================================
+# Options at work, signals, start and end, and what happens when parts of it die.
+
+class DaemonStart(FarmCase):
+
+    def fails(self, *options, code=1, listen="127.0.0.1:0", **more):
+        """The daemon does not start: one line, this exit status. The line."""
+        folder = new_folder()
+        argv = [program(), "daemon", "--listen", listen, "--hosts", "", "--broadcast", "none", "--state",
+                folder + "/state"]
+        if "--socket" not in options:
+            argv += ["--socket", folder + "/s"]
+        done = run([*argv, *options], folder, environment(), 20, **more)
+        self.assertEqual((done.code, done.out, done.err.count(b"\n")), (code, b"", 1), done)
+        self.assertFalse(os.path.exists(folder + "/s"))
+        return done.err.decode()
+
+    def test_all_options(self):
+        write(self.farm.folder + "/options", "--slots\n3\n--nice\n5\n")
+        daemon = self.farm.start(
+            "--allow", "127.0.0.0/8", "--allow", "::1", "--use", "10.0.0.0/8", "--use", "[fd00::/8]:99", "--hosts",
+            "127.0.0.251:1/2,lzo", "--user", "nobody", "--job-timeout", "60", "--min-memory", "0", "--max-job-mb", "10",
+            "--contain", "auto", "--log-level", "info", "--log-file", self.farm.folder + "/log", "--pid-file",
+            self.farm.folder + "/pid", "--broadcast", "none", "@" + self.farm.folder + "/options", "--compilers",
+            compilers())
+        status = daemon.status()
+        self.assertEqual(status["hosts"][0]["slots"], 3)
+        self.assertEqual(int(contents(self.farm.folder + "/pid")), daemon.pid)
+        self.assertIn(b"serving on", contents(self.farm.folder + "/log"))
+        self.assertEqual(daemon.text(), "")
+        daemon.process.terminate()
+        self.assertEqual(daemon.process.wait(DEADLINE_S), 0)
+        self.assertFalse(os.path.exists(self.farm.folder + "/pid"))
+
+    def test_reasons_not_to_start(self):
+        daemon = self.farm.worker()
+        port_in_use = self.fails("--allow", "127.0.0.1", listen=daemon.address)
+        self.assertIn(daemon.address, port_in_use)
+        self.assertIn("in use", port_in_use)
+        self.assertIn("another daemon", self.fails("--socket", daemon.socket))
+        self.assertIn("--listen", self.fails(listen="192.0.2.1:0"))
+        write(self.farm.folder + "/file", "precious")
+        self.assertIn("no socket", self.fails("--socket", self.farm.folder + "/file"))
+        self.assertEqual(contents(self.farm.folder + "/file"), b"precious")
+        for options in (("--socket", "/nonexistent/s"), ("--allow", "127.0.0.1", "--tmpdir", "/nonexistent"),
+                        ("--log-file", "/nonexistent/log"), ("--pid-file", "/nonexistent/pid"),
+                        ("--detach", "--socket", daemon.socket), ("--detach", "--log-file", "/nonexistent/log")):
+            with self.subTest(options):
+                self.assertIn(options[-1], self.fails(*options))
+        if ROOT:
+            self.assertIn("no_such_user", self.fails("--allow", "127.0.0.1", "--user", "no_such_user"))
+        self.assertEqual(daemon.status()["daemon"]["pid"], daemon.pid)
+
+    def test_stale_socket(self):
+        first = self.farm.start()
+        first.close()
+        self.assertTrue(os.path.exists(first.socket))
+        second = self.farm.start("--socket", first.socket, wait=False)
+        second.socket = first.socket
+        self.assertEqual(second.started().status()["daemon"]["pid"], second.pid)
+
+    def test_corrupt_state(self):
+        """Learnt anew, with a line in the log; written again at the end."""
+        rows = (b"", b"{", b"[]", b"null", b"{}", b'{"hosts": 5}', b'{"hosts": {"local": {"kb_sum": "x"}}}',
+                b"\xff" * 99, b'{"hosts": {"local": null}}', b'{"version": 1e999}', b'"' + b"[" * 3000, b"[" * 100000)
+
+        def check(pair):
+            number, row = pair
+            path = write("%s/state%d" % (self.farm.folder, number), row)
+            daemon = self.farm.start("--state", path)
+            daemon.process.terminate()
+            return row, daemon.process.wait(DEADLINE_S), contents(path), daemon.text()
+        for row, code, after, text in together(list(enumerate(rows)), check):
+            with self.subTest(row[:30]):
+                self.assertEqual(code, 0, text)
+                self.assertIsInstance(json.loads(after), dict)
+                self.assertNotIn("Traceback", text)
+
+    def test_state_is_kept(self):
+        worker, daemon = self.farm.pair()
+        name = self.sources.make(MEDIUM_SOURCE)
+        self.assertEqual(self.cc(daemon, "gcc", "-c", name, "-o", "o").code, 0)
+        samples = daemon.until(lambda s: s["hosts"][1]["samples"])["hosts"][1]["samples"]
+        daemon.process.terminate()
+        self.assertEqual(daemon.process.wait(DEADLINE_S), 0)
+        again = self.farm.submitter(worker, options=("--state", daemon.folder + "/state"))
+        self.assertEqual(again.status()["hosts"][1]["samples"], samples)
+
+    def test_detach(self):
+        """Returns once all is bound; the daemon goes on in a session of its own."""
+        folder = new_folder()
+        argv = [program(), "daemon", "--listen", "127.0.0.1:0", "--hosts", "", "--broadcast", "none", "--state",
+                folder + "/state", "--socket", folder + "/s", "--pid-file", folder + "/pid", "--log-file",
+                folder + "/log", "--detach", "--allow", "127.0.0.1", "--compilers", compilers()]
+
+        def stop():
+            for pid in [int(word) for word in contents(folder + "/pid").split()]:
+                os.kill(pid, signal.SIGTERM)
+                self.assertTrue(eventually(lambda pid=pid: not alive(pid)))
+        self.addCleanup(stop)
+        done = run(argv, folder, timeout=10)
+        pid = int(contents(folder + "/pid"))
+        try:
+            self.assertEqual(done[:3], (0, b"", b""))
+            self.assertEqual(ask(folder + "/s", "status")[1]["daemon"]["pid"], pid)
+            self.assertEqual(os.getsid(pid), pid)
+        finally:
+            os.kill(pid, signal.SIGTERM)
+            self.assertTrue(eventually(lambda: not alive(pid)))
+        self.assertFalse(os.path.exists(folder + "/s"))
+
+    def test_procfs(self):
+        """Foreign load, memory and cores are read there, and slots follow."""
+        procfs = set_procfs(new_folder(), cores=6)
+        worker = self.farm.worker("--procfs", procfs, "--slots", "99")
+        row = worker.until(lambda s: s["hosts"][0]["slots"] == 8)["hosts"][0]     # 1.25 each
+        self.assertEqual((row["cores"], row["memory_available_kb"], row["load"]), (6, 9000 << 10, 0))
+        set_procfs(procfs, cores=6, runnable=5)
+        worker.until(lambda s: 2 <= s["hosts"][0]["slots"] <= 4)
+        set_procfs(procfs, cores=6, runnable=40)
+        worker.until(lambda s: s["hosts"][0]["slots"] == 1)
+        set_procfs(procfs, cores=6, available_mb=2000)
+        worker.until(lambda s: s["hosts"][0]["slots"] == 2)
+        set_procfs(procfs, cores=6, available_mb=100)
+        status = worker.until(lambda s: "memory" in s["hosts"][0]["reason"])
+        self.assertFalse(status["daemon"]["accepting"])
+        with Wire(worker) as wire:
+            self.assertEqual(wire.ask_slot().admission()[:2], ("refused", "memory"))
+        set_procfs(procfs, cores=6)
+        worker.until(lambda s: s["daemon"]["accepting"] and s["hosts"][0]["slots"] == 8)
+        for name in ("loadavg", "meminfo", "stat"):
+            write(procfs + "/" + name, b"\xff nonsense")
+        self.assertTrue(worker.status())
+
+
+class DaemonSignals(FarmCase):
+
+    def test_sighup_reopens_the_log(self):
+        log = self.farm.folder + "/log"
+        daemon = self.farm.start("--log-file", log)
+        os.rename(log, log + ".1")
+        daemon.process.send_signal(signal.SIGHUP)
+        self.assertTrue(eventually(lambda: os.path.exists(log)))
+        command("drain", sock=daemon.socket)
+        self.assertTrue(eventually(lambda: b"draining" in contents(log)))
+        self.assertNotIn(b"draining", contents(log + ".1"))
+
+    def test_sighup_reads_hosts_again(self):
+        folder = new_folder()
+        os.mkdir(folder + "/.distcc")
+        write(folder + "/.distcc/hosts", "127.0.0.251:1/3\n")
+        daemon = self.farm.start("--socket", folder + "/s", wait=False, env={"HOME": folder, "DISTCC_DIR": None})
+        daemon.process.kill()
+        daemon.process.wait()
+        argv = list(daemon.argv)
+        at = argv.index("--hosts")
+        del argv[at:at + 2]
+        daemon.process = subprocess.Popen(argv, env=environment(HOME=folder, DISTCC_DIR=None), cwd=folder,
+                                          stdout=daemon.log, stderr=daemon.log)
+        daemon.pid, daemon.socket = daemon.process.pid, folder + "/s"
+        daemon.until(lambda s: [h["name"] for h in s["hosts"]] == ["local", "127.0.0.251:1"])
+        write(folder + "/.distcc/hosts", "127.0.0.252:1/3 127.0.0.253:1\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.until(lambda s: [h["name"] for h in s["hosts"]] == ["local", "127.0.0.252:1", "127.0.0.253:1"])
+
+    def test_sigterm_drains(self):
+        """A remote job that runs is finished, its result delivered; a new one goes elsewhere."""
+        worker, daemon = self.farm.pair()
+        name, other = self.sources.make(loops(400)), self.sources.make()
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            future = pool.submit(self.cc, daemon, "gcc", "-O1", "-c", name, "-o", "o")
+            self.assertTrue(eventually(lambda: compilers_of(worker)))
+            begin = time.monotonic()
+            worker.process.terminate()
+            daemon.until(lambda s: s["hosts"][1]["state"] == "draining", 3)
+            self.same(self.cc(daemon, "gcc", "-c", other, "-o", "o2"), self.sources.expected(other), "o2")
+            done = future.result()
+        self.same(done, self.sources.expected(name, "-O1"), "o")
+        self.assertEqual(worker.process.wait(DEADLINE_S), 0)
+        self.assertLess(time.monotonic() - begin, 10.5)
+        self.assertEqual(daemon.idle()["totals"]["remote"], 1)
+        self.assertEqual(os.listdir(worker.tmpdir), [])
+
+    def test_sigterm_ends_in_time(self):
+        """A job that takes longer is cut off; and the second signal ends the wait."""
+        worker, daemon = self.farm.pair()
+        name = self.sources.make(SLOW_SOURCE)
+        process = subprocess.Popen([program(), "cc", "gcc", "-O2", "-c", name, "-o", "o"], cwd=self.sources.folder,
+                                   env=environment(daemon.socket), start_new_session=True)
+        try:
+            pids = eventually(lambda: compilers_of(worker))
+            begin = time.monotonic()
+            worker.process.terminate()
+            self.assertTrue(eventually(lambda: not os.path.exists(worker.socket)))
+            worker.process.terminate()
+            self.assertEqual(worker.process.wait(DEADLINE_S), 0)
+            self.assertLess(time.monotonic() - begin, 5)
+            self.assertTrue(eventually(lambda: not any(map(alive, pids))))
+            self.assertEqual(os.listdir(worker.tmpdir), [])
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def test_spawner_killed(self):
+        """The daemon kills the compilers that it knows, and exits 1 for its supervisor."""
+        worker, daemon = self.farm.pair()
+        name = self.sources.make(MEDIUM_SOURCE)
+        slow = self.sources.make(SLOW_SOURCE)
+        process = subprocess.Popen([program(), "cc", "gcc", "-O2", "-c", slow, "-o", "slow"], cwd=self.sources.folder,
+                                   env=environment(daemon.socket), start_new_session=True)
+        try:
+            pids = eventually(lambda: compilers_of(worker))
+            children = contents("/proc/%d/task/%d/children" % (worker.pid, worker.pid)).split()
+            spawner = [int(pid) for pid in children if contents(b"/proc/%s/comm" % pid) == b"lm-spawner\n"]
+            os.kill(spawner[0], signal.SIGKILL)
+            self.assertEqual(worker.process.wait(DEADLINE_S), 1)
+            self.assertTrue(eventually(lambda: not any(map(alive, pids))))
+            self.assertIn("spawner", worker.text())
+            self.assertEqual(os.listdir(worker.tmpdir), [])
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self.same(self.cc(daemon, "gcc", "-c", name, "-o", "o"), self.sources.expected(name), "o")
+
+    def test_daemon_killed(self):
+        """SIGKILL: compilers and folders go with it, clients try elsewhere or here."""
+        worker, daemon = self.farm.pair()
+        name = self.sources.make(loops(400))
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            future = pool.submit(self.cc, daemon, "gcc", "-O1", "-c", name, "-o", "o")
+            pids = eventually(lambda: compilers_of(worker))
+            os.kill(worker.pid, signal.SIGKILL)
+            begin = time.monotonic()
+            self.assertTrue(eventually(lambda: not any(map(alive, pids)) and not os.listdir(worker.tmpdir)))
+            self.assertLess(time.monotonic() - begin, 3)
+            self.same(future.result(), self.sources.expected(name, "-O1"), "o")
+        daemon.idle()
+
+
+class DaemonLimits(FarmCase):
+
+    @staticmethod
+    def cpu_s(pid):
+        fields = contents("/proc/%d/stat" % pid).rpartition(b")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def test_out_of_descriptors(self):
+        """Neither wedged nor spinning; and well again afterwards."""
+        def limit():
+            resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
+        worker = self.farm.worker(preexec_fn=limit)
+        daemon = self.farm.submitter(worker)
+        with contextlib.ExitStack() as stack:
+            for _ in range(100):
+                with contextlib.suppress(OSError):
+                    stack.enter_context(Wire(worker)).send(b"DIST")
+            for _ in range(100):
+                with contextlib.suppress(OSError):
+                    sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+                    sock.connect(worker.socket)
+            self.assertTrue(eventually(lambda: "out of file descriptors" in worker.text()))
+            begin, cpu = time.monotonic(), self.cpu_s(worker.pid)
+            eventually(lambda: time.monotonic() - begin > 1)
+            self.assertLess(self.cpu_s(worker.pid) - cpu, 0.5)
+            name = self.sources.make()
+            done = self.cc(daemon, "gcc", "-c", name, "-o", "o")
+            self.same(done, self.sources.expected(name), "o")
+            self.assertLess(done.seconds, 20)
+            self.assertIsNone(worker.process.poll())
+        worker.idle()
+        with Wire(worker) as wire:
+            self.assertEqual(wire.job(ARGV).reply()[0].status, 0)
+
+    def test_idle_daemon_is_idle(self):
+        worker, daemon = self.farm.pair()
+        before = [self.cpu_s(d.pid) for d in (worker, daemon)]
+        begin = time.monotonic()
+        eventually(lambda: time.monotonic() - begin > 1.5)
+        for d, cpu in zip((worker, daemon), before):
+            self.assertLess(self.cpu_s(d.pid) - cpu, 0.3)
+
+    def test_thirty_jobs_at_once(self):
+        """More than slots: queued, none lost, the books balance."""
+        worker, daemon = self.farm.pair("--slots", "3")
+        names = [self.sources.make() for _ in range(30)]
+        results = together(names, lambda n: self.cc(daemon, "gcc", "-c", n, "-o", n + ".o"), workers=12)
+        for name, done in zip(names, results):
+            self.same(done, self.sources.expected(name), name + ".o")
+        status = daemon.idle()
+        worker.idle()
+        self.assertEqual(status["totals"]["remote"] + status["totals"]["local"] + status["totals"]["fallback"], 30)
+        self.assertGreater(status["totals"]["remote"], 5)
+        self.assertEqual(self.sources.strays(), [])
+
+
+# ==== Section 11: client ==============================================================================================
+# The failure table of DESIGN section 7. The expectation hardly changes: the compile ends as gcc alone would have ended,
+# in bounded time, nothing is left.
+
+class ClientCase(Comparing, unittest.TestCase):
+    """One worker and one submitter for all tests of a class."""
+    OPTIONS = ()
+
+    @classmethod
+    def setUpClass(cls):
+        cls.farm = LoopbackFarm()
+        try:
+            cls.worker, cls.daemon = cls.farm.pair(*cls.OPTIONS)
+        except BaseException:
+            cls.farm.__exit__(Exception)
+            raise
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.farm.__exit__(None)
+
+    def setUp(self):
+        self.sources = Sources()
+        self.sock = self.daemon.socket
+
+    def cc(self, *words, **more):
+        more.setdefault("cwd", self.sources.folder)
+        return cc(self.sock, *words, **more)
+
+    def remote_count(self):
+        return self.daemon.status()["totals"]["remote"]
+
+    def reasons(self):
+        return collections.Counter(self.daemon.status()["totals"]["local_reasons"])
+
+    def both(self, words, text=None, name=None, before=None, env=()):
+        """Run `gcc WORDS` twice, in equal folders: alone and by the client. Two (code, out, err, files of the
+        folder)."""
+        results = []
+        for client in (False, True):
+            folder = new_folder()
+            here = folder + "/x"                        # equal names: the object may hold them
+            os.mkdir(here)
+            write(here + "/" + (name or "a.c"), Sources.TEXT % (1, 1) if text is None else text)
+            if before:
+                before(here)
+            argv = ["gcc", *words]
+            done = (cc(self.sock, *argv, cwd=here, env=env) if client else
+                    run(argv, here, environment(**dict(env))))
+            files = {n: (oct(os.lstat(here + "/" + n).st_mode), contents(here + "/" + n))
+                     for n in os.listdir(here)}
+            results.append((done.code, done.out, done.err, files))
+        return results
+
+
+class ClientResults(ClientCase):
+    def test_same_as_gcc(self):
+        """Rows of arguments: status, both streams, all files and their modes."""
+        rows = ("-c a.c", "-c a.c -o b.o", "-O2 -c a.c", "-S a.c", "-c a.c -o sub/b.o", "-MMD -c a.c",
+                "-MD -MF d -MT target -c a.c", "-MMD -MP -c a.c -o sub/b.o", "-DX=1 -I. -c a.c", "-c a.c -o none/b.o",
+                "-c absent.c", "-MMD -MF none/d -c a.c", "-c", "-E a.c", "-c a.c -Wall -Wextra -o a.o -std=c99",
+                "-x c -c a.c", "a.c -c -fno-such-option", "-c a.c -o ./b.o", "-M a.c", "--version",
+                "-c a.c -fdiagnostics-color=always")
+        for text in (None, "int x = y;\n", "int f(void) { int unused; return 1.5 / 0; }\n"):
+            def check(row, text=text):
+                return row, self.both(row.split(), text, before=lambda here: os.mkdir(here + "/sub"))
+            for row, (alone, ours) in together(rows if text is None else rows[:7], check):
+                with self.subTest(row, text=text):
+                    self.assertEqual(ours, alone)
+        self.assertGreater(self.remote_count(), 10)
+        self.daemon.idle()
+
+    def test_compiled_remotely(self):
+        name = self.sources.make()
+        before = self.remote_count(), self.worker.status()["totals"]["served"]
+        done = self.cc("gcc", "-c", name, "-o", "o", env={"DISTCC_LM_VERBOSE": "1"})
+        self.assertEqual((done.code, self.sources.object("o")), (0, self.sources.expected(name)[3]))
+        self.assertIn(b"distcc_lm: to " + self.worker.address.encode(), done.err)
+        self.daemon.until(lambda s: s["totals"]["remote"] == before[0] + 1)
+        self.assertEqual(self.worker.status()["totals"]["served"], before[1] + 1)
+
+    def test_cplusplus_and_large(self):
+        text = "#include <vector>\n#include <string>\n%s" % "".join(
+            "std::string f%d(std::vector<int> v) { return std::to_string(v.size() + %d); }\n" % (i, i)
+            for i in range(20))
+        name = self.sources.make(text, "big.cc")
+        expected = self.sources.expected(name, compiler="g++")
+        before = self.remote_count()
+        self.same(self.cc("g++", "-c", name, "-o", "o"), expected, "o")
+        self.daemon.until(lambda s: s["totals"]["remote"] == before + 1)
+
+    def test_modes_by_umask(self):
+        for umask in (0o022, 0o077, 0o000):
+            name = self.sources.make()
+            done = self.cc("gcc", "-c", name, "-o", "o%o" % umask, preexec_fn=lambda umask=umask: os.umask(umask))
+            self.assertEqual(done.code, 0)
+            mode = os.stat("%s/o%o" % (self.sources.folder, umask)).st_mode & 0o777
+            self.assertEqual(mode, 0o666 & ~umask)
+
+    def test_object_is_renamed(self):
+        """A reader of the old object never sees half of the new one, and a hard link keeps the old one."""
+        name = self.sources.make()
+        write(self.sources.folder + "/o", "old")
+        os.link(self.sources.folder + "/o", self.sources.folder + "/kept")
+        self.assertEqual(self.cc("gcc", "-c", name, "-o", "o").code, 0)
+        self.assertEqual(self.sources.object("kept"), b"old")
+        self.assertEqual(self.sources.object("o"), self.sources.expected(name)[3])
+
+    def test_special_outputs(self):
+        """Devices stay devices, a link is written through, a fifo gets the bytes."""
+        name = self.sources.make()
+        folder = self.sources.folder
+        os.symlink("target.o", folder + "/link.o")
+        self.assertEqual(self.cc("gcc", "-c", name, "-o", "/dev/null").code, 0)
+        self.assertTrue(stat.S_ISCHR(os.stat("/dev/null").st_mode))
+        run(["gcc", "-c", name, "-o", "/dev/null"], folder)
+        self.assertTrue(stat.S_ISCHR(os.stat("/dev/null").st_mode))
+        self.assertEqual(self.cc("gcc", "-c", name, "-o", "link.o").code, 0)
+        plain = new_folder()
+        os.symlink("target.o", plain + "/link.o")
+        run(["gcc", "-c", folder + "/" + name, "-o", "link.o"], plain)
+        self.assertEqual(os.path.islink(folder + "/link.o"), os.path.islink(plain + "/link.o"))
+        self.assertTrue(self.sources.object("link.o"))
+        self.daemon.idle()
+
+    def test_unwritable_and_full(self):
+        """Words and status of gcc itself; an old object is whole or gone."""
+        self.assertEqual(*self.both(["-c", "a.c", "-o", "."]))
+        if not (ROOT and shutil.which("unshare")):
+            self.skipTest("mounting needs root")
+        big = "char table[200000] = {1};\n"
+        script = "mount -t tmpfs -o size=64k none m && cd m && cp ../a.c . && %s gcc -c a.c; c=$?; ls; exit $c"
+        codes = []
+        for prefix in ("", program() + " cc"):
+            folder = new_folder()
+            os.mkdir(folder + "/m")
+            write(folder + "/a.c", big)
+            done = run(["unshare", "-m", "sh", "-c", script % prefix], folder, environment(self.sock))
+            codes.append((done.code != 0, done.out))
+            self.assertIn(b"No space left", done.err)
+        self.assertEqual(codes[1], codes[0])
+        script = "mount -t tmpfs -o ro none m && cd m && exec %s gcc -c ../a.c -o b.o"
+        results = []
+        for prefix in ("", program() + " cc"):
+            done = run(["unshare", "-m", "sh", "-c", script % prefix], folder, environment(self.sock))
+            results.append((done.code, re.sub(rb"/tmp/cc\w+", b"TEMP", done.err)))
+        self.assertEqual(results[1], results[0])
+        self.daemon.idle()
+
+    def test_stdin_source(self):
+        text = b"int f(void) { return 7; }\n"
+        done = self.cc("gcc", "-x", "c", "-c", "-", "-o", "o", stdin=text)
+        plain = run(["gcc", "-x", "c", "-c", "-", "-o", "p"], self.sources.folder, stdin=text)
+        self.assertEqual((done[:3], self.sources.object("o")), (plain[:3], self.sources.object("p")))
+
+    def test_file_names_are_bytes(self):
+        for name in (b"sp ace.c", b"caf\xe9.c", "\u20ac.c".encode(), b"quo'te.c", b"-dash.c"):
+            with self.subTest(name):
+                folder = os.fsencode(self.sources.folder)
+                write(folder + b"/" + name, b"int x;\n")
+                path = b"./" + name
+                done = self.cc("gcc", "-c", path, "-o", "o")
+                plain = run(["gcc", "-c", path, "-o", "p"], folder)
+                self.assertEqual((done.code, done.err, self.sources.object("o")),
+                                 (plain.code, plain.err, self.sources.object("p")))
+                self.assertEqual(done.code, 0)
+
+    def test_deleted_folder(self):
+        """gcc works where the current folder is gone; so must we."""
+        name = self.sources.folder + "/" + self.sources.make()
+        script = "mkdir gone && cd gone && rmdir ../gone && exec %s gcc -c %s -o %s/o"
+        results = []
+        for prefix in ("", program() + " cc"):
+            done = run(["sh", "-c", script % (prefix, name, self.sources.folder)], self.sources.folder,
+                       environment(self.sock))
+            words = b"".join(line for line in done.err.splitlines(True) if b"getcwd() failed" not in line)   # sh's
+            results.append((done.code, words, hash(self.sources.object("o"))))
+        self.assertEqual(results[1], results[0])
+        self.assertEqual(results[0][0], 0)
+
+    def test_few_descriptors(self):
+        name = self.sources.make()
+        for limit in (11, 12, 13, 14):         # dash itself needs 11
+            with self.subTest(limit):
+                done = self.cc("gcc", "-c", name, "-o", "o", preexec_fn=lambda limit=limit: resource.setrlimit(
+                    resource.RLIMIT_NOFILE, (limit, limit)))
+                plain = run(["gcc", "-c", name, "-o", "p"], self.sources.folder,
+                            preexec_fn=lambda limit=limit: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)))
+                if plain.code == 0:
+                    self.assertEqual((done.code, done.err), (0, b""))
+        self.daemon.idle()
+
+
+class ClientCommand(ClientCase):
+    """Which compiler, which environment, which exit status."""
+
+    def test_not_found(self):
+        done = self.cc("no-such-compiler-x", "-c", "x.c")
+        self.assertEqual(done.code, 127)
+        self.assertEqual(done.err.count(b"\n"), 1)
+        done = self.cc("/nonexistent/gcc", "-c", "x.c")
+        self.assertEqual((done.code, done.err.count(b"\n")), (127, 1))
+        done = self.cc("/etc/passwd", "-c", "x.c")
+        self.assertEqual(done.code, 126)
+
+    def test_exit_statuses(self):
+        for words in (["false"], ["sh", "-c", "exit 41"], ["true"]):
+            self.assertEqual(self.cc(*words).code, run(words).code)
+        done = self.cc("sh", "-c", "kill -9 $$")
+        self.assertEqual(done.code, -9)
+
+    def test_absolute_path(self):
+        name = self.sources.make()
+        before = self.remote_count()
+        self.same(self.cc("/usr/bin/gcc", "-c", name, "-o", "o"), self.sources.expected(name), "o")
+        self.daemon.until(lambda s: s["totals"]["remote"] == before + 1)
+
+    def test_masquerade(self):
+        links = new_folder()
+        for name in ("gcc", "cc", "g++", "x86_64-linux-gnu-gcc-12"):
+            os.symlink(program(), links + "/" + name)
+        for name in ("gcc", "cc"):
+            source = self.sources.make()
+            before = self.remote_count()
+            done = run([name, "-c", source, "-o", "o"], self.sources.folder,
+                       environment(self.sock, PATH=links + ":" + PATH))
+            self.same(done, self.sources.expected(source), "o")
+            self.daemon.until(lambda s, before=before: s["totals"]["remote"] == before + 1)
+        done = run([links + "/gcc", "--version"], None, environment(self.sock, PATH=links + ":" + PATH))
+        self.assertEqual(done[:3], run(["gcc", "--version"])[:3])
+        # gcc finds cc1 by its name: a link of ours must not stand in the way of its own search, nor recurse
+        done = run(["gcc", "-print-prog-name=cc1"], None, environment(self.sock, PATH=links + ":" + links + ":" + PATH))
+        self.assertEqual(done.out, run(["gcc", "-print-prog-name=cc1"]).out)
+        only = run([links + "/gcc", "-c", "x.c"], None, environment(self.sock, PATH=links))
+        self.assertEqual(only.code, 127)
+
+    def test_environment_reaches_the_compiler(self):
+        """The same as when it is called directly, also where Python or sh would change it."""
+        folder = new_folder()
+        write(folder + "/gcc", "#!/bin/sh\nexec /usr/bin/env -0\n", 0o755)
+        rows = ({}, {"LC_CTYPE": "C.UTF-8"}, {"LC_ALL": "C"}, {"LANG": "de_DE.UTF-8"}, {"LC_CTYPE": ""},
+                {"OLDPWD": "/x", "SHLVL": "7", "_": "/y"}, {"CAF": "\udce9"}, {"PYTHONHOME": "/none"},
+                {"PYTHONPATH": "/none", "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}, {"ENV": "/y"})
+        for row in rows:
+            with self.subTest(row):
+                env = environment(self.sock, PWD=folder, **row)
+                for show in (["/usr/bin/env", "-0"], [folder + "/gcc", "-c", "a.c"]):   # sh adds what it always adds
+                    direct = run(show, folder, env)
+                    done = run([program(), "cc", *show], folder, env)
+                    self.assertEqual(sorted(done.out.split(b"\0")), sorted(direct.out.split(b"\0")))
+                    self.assertEqual(done.err, b"")
+        # Only PWD, absent or stale, becomes what it should be: no sh can tell afterwards how it was
+        for row in ({}, {"PWD": "/odd"}):
+            done = run([program(), "cc", "/usr/bin/env", "-0"], folder, environment(self.sock, **row))
+            env = environment(self.sock, PWD=folder)
+            direct = run(["/usr/bin/env", "-0"], folder, env)
+            self.assertEqual(sorted(done.out.split(b"\0")), sorted(direct.out.split(b"\0")))
+
+    def test_signals_reach_the_compiler(self):
+        """What Python ignores is not ignored in the compiler, what the caller ignores still is."""
+        show = ["/usr/bin/grep", "^Sig[BI]", "/proc/self/status"]
+
+        def ignore():
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        for prepare in (None, ignore):
+            self.assertEqual(self.cc(*show, preexec_fn=prepare).out, run(show, preexec_fn=prepare).out)
+
+    def test_descriptors_reach_the_compiler(self):
+        show = ["/usr/bin/find", "/proc/self/fd", "-lname", "*", "-printf", "%f %l\\n"]
+        for stdin in (subprocess.DEVNULL,):
+            ours = [line for line in self.cc(*show, stdin=stdin).out.splitlines()]
+            alone = run(show, self.sources.folder, stdin=stdin).out.splitlines()
+            self.assertEqual([line.split()[0] for line in ours], [line.split()[0] for line in alone])
+
+    def test_disable(self):
+        before = self.daemon.status()["totals"]
+        name = self.sources.make()
+        done = self.cc("gcc", "-c", name, "-o", "o", env={"DISTCC_LM_DISABLE": "1"})
+        self.same(done, self.sources.expected(name), "o")
+        after = self.daemon.status()["totals"]
+        self.assertEqual((after["remote"], after["local"]), (before["remote"], before["local"]))
+
+    def test_verbose_only_adds(self):
+        name = self.sources.make("int x = y;\n")
+        done = self.cc("gcc", "-c", name, "-o", "o", env={"DISTCC_LM_VERBOSE": "1"})
+        lines = [line for line in done.err.splitlines(True) if not line.startswith(b"distcc_lm: ")]
+        expected = self.sources.expected(name)
+        self.assertEqual((done.code, b"".join(lines)), (expected[0], expected[2]))
+        self.assertLess(len(lines), len(done.err.splitlines()))
+
+    def test_environment_refusals(self):
+        name = self.sources.make()
+        for row in ({"GCC_EXEC_PREFIX": "/usr/lib/gcc/"}, {"COMPILER_PATH": "/usr/lib"}):
+            before = self.reasons()
+            done = self.cc("gcc", "-c", name, "-o", "o", env=row)
+            self.assertEqual(done.code, 0)
+            self.assertEqual(self.reasons() - before, {"environment": 1})
+        self.daemon.idle()
+
+
+class ClientMessages(ClientCase):
+    """Compilers that speak: locally again, and remembered."""
+
+    def test_warning(self):
+        name = self.sources.make("int f(void) { return 1 / 0; }\n")
+        expected = self.sources.expected(name)
+        self.assertIn(b"division by zero", expected[2])
+        before = self.reasons()
+        self.same(self.cc("gcc", "-c", name, "-o", "o"), expected, "o")
+        self.assertEqual(self.reasons() - before, {"messages": 1})
+        self.same(self.cc("gcc", "-c", name, "-o", "o"), expected, "o")
+        self.assertEqual(self.reasons() - before, {"messages": 1, "remembered": 1})
+        write(self.sources.folder + "/" + name, "int f(void) { return 10 / 2; }\n")
+        remote = self.remote_count()
+        self.assertEqual(self.cc("gcc", "-c", name, "-o", "o")[:3], (0, b"", b""))
+        self.daemon.until(lambda s: s["totals"]["remote"] == remote + 1)
+
+    def test_error_is_not_blamed(self):
+        before = self.reasons()
+        for _ in range(3):
+            name = self.sources.make("int x = 1;\nint y = x;\nint z = ;\n")
+            self.same(self.cc("gcc", "-c", name, "-o", "o"), self.sources.expected(name))
+            self.assertFalse(os.path.exists(self.sources.folder + "/o"))
+        self.assertEqual(self.reasons() - before, {"compile-error": 3})
+        status = self.daemon.idle()
+        self.assertEqual(self.daemon.host(self.worker.address)["state"], "up")
+        self.assertGreaterEqual(status["totals"]["compile_errors"], 3)
+        self.same(self.cc("gcc", "-c", name, "-o", "o"), self.sources.expected(name))
+        self.assertEqual(self.reasons() - before, {"compile-error": 3, "remembered": 1})
+
+    def test_preprocessor_fails(self):
+        before = self.reasons()
+        for text in ("#error no\n", '#include "absent.h"\n', "#if\n#endif\nint x;\n", "#warning careful\nint x;\n"):
+            name = self.sources.make(text)
+            self.same(self.cc("gcc", "-c", name, "-o", "o"), self.sources.expected(name))
+        self.assertEqual(self.reasons() - before, {"preprocessor": 4})
+
+    def test_carets(self):
+        """DISTCC_LM_CARETS=0 takes the remote compiler's words, without source lines."""
+        name = self.sources.make("int f(void) { return 1 / 0; }\n")
+        before, remote = self.reasons(), self.remote_count()
+        done = self.cc("gcc", "-c", name, "-o", "o", env={"DISTCC_LM_CARETS": "0"})
+        self.assertEqual(done.code, 0)
+        self.assertIn(b"division by zero", done.err)
+        self.assertNotIn(b"^", done.err)
+        self.assertEqual(self.reasons() - before, {})
+        self.daemon.until(lambda s: s["totals"]["remote"] == remote + 1)
+        name = self.sources.make("int x = ;\n")
+        for output in ("o3", "p3"):
+            write(self.sources.folder + "/" + output, "old")
+        done = self.cc("gcc", "-c", name, "-o", "o3", env={"DISTCC_LM_CARETS": "0"})
+        run(["gcc", "-c", name, "-o", "p3"], self.sources.folder)
+        self.assertEqual((done.code, self.sources.object("o3")), (1, self.sources.object("p3")))
+        self.assertIn(b"error", done.err)
+        self.assertNotIn(b"^", done.err)
+        self.assertEqual(self.reasons() - before, {})
+        status = self.daemon.idle()
+        self.assertEqual((status["hosts"][1]["state"], status["hosts"][1]["jobs"]["cancelled"]), ("up", 0))
+
+    def test_fallback_forbidden(self):
+        env = {"DISTCC_LM_FALLBACK": "0"}
+        name = self.sources.make("int x = ;\n")
+        done = self.cc("gcc", "-c", name, "-o", "o", env=env)
+        self.assertEqual(done.code, 1)
+        self.assertIn(b"error", done.err)
+        name = self.sources.make()
+        self.same(self.cc("gcc", "-c", name, "-o", "o1", env=env), self.sources.expected(name), "o1")
+        done = cc("/nonexistent/socket", "gcc", "-c", name, "-o", "o2", cwd=self.sources.folder, env=env)
+        self.assertEqual((done.code, done.err.count(b"\n"), self.sources.object("o2")), (1, 1, b""))
+        done = self.cc("gcc", name, "-shared", "-o", "o3", env=env)        # what arguments refuse still runs here
+        self.assertEqual((done.code, done.err), (0, b""))
+
+
+class DaemonFailures(FarmCase):
+    """The daemon of this box is absent, dies or freezes."""
+
+    def test_no_daemon(self):
+        name = self.sources.make()
+        expected = self.sources.expected(name)
+        stale = new_folder() + "/s"
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(stale)
+        write(self.farm.folder + "/file", "no socket")
+        for path in ("/nonexistent/socket", stale, self.farm.folder + "/file", "/" + "x" * 200):
+            with self.subTest(path[:30]):
+                done = cc(path, "gcc", "-c", name, "-o", "o", cwd=self.sources.folder)
+                self.same(done, expected, "o")
+                self.assertLess(done.seconds, 5)
+
+    def test_backlog_full(self):
+        """A socket that nobody accepts from: connect() does not block."""
+        name = self.sources.make()
+        path = new_folder() + "/s"
+        with socket.socket(socket.AF_UNIX) as deaf, contextlib.ExitStack() as stack:
+            deaf.bind(path)
+            deaf.listen(0)
+            for _ in range(3):
+                queued = stack.enter_context(socket.socket(socket.AF_UNIX))
+                queued.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    queued.connect(path)
+            done = cc(path, "gcc", "-c", name, "-o", "o", cwd=self.sources.folder)
+            self.same(done, self.sources.expected(name), "o")
+            self.assertLess(done.seconds, 8)
+
+    def test_odd_daemons(self):
+        """Something else answers on the socket."""
+        name = self.sources.make()
+        expected = self.sources.expected(name)
+        answers = (b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", lm.encode_fields(b"TURN", 0, 0)[:-1],
+                   lm.encode_fields(b"WHAT"), lm.encode_fields(b"TURN"), lm.encode_fields(b"SOCK", "h", "peer", 0),
+                   lm.encode_fields(b"LOCL"), lm.encode_fields(b"TURN", 7, 0), lm.encode_fields(b"TURN", "x", "y"),
+                   lm.encode_fields(b"NOPE", "go away"), b"TURNffffffff", lm.encode_fields(b"SOCK"))
+
+        def check(pair):
+            number, answer = pair
+            path = "%s/odd%d" % (self.farm.folder, number)
+            with socket.socket(socket.AF_UNIX) as server:
+                server.bind(path)
+                server.listen(16)
+                server.settimeout(0.2)
+                done = threading.Event()
+                thread = threading.Thread(target=self.answer_all, args=(server, answer, done))
+                thread.start()
+                try:
+                    return answer, cc(path, "gcc", "-c", name, "-o", "odd%d" % number, cwd=self.sources.folder)
+                finally:
+                    done.set()
+                    thread.join()
+        for number, (answer, done) in enumerate(together(list(enumerate(answers)), check, workers=12)):
+            with self.subTest(answer):
+                self.same(done, expected, "odd%d" % number)
+                self.assertLess(done.seconds, 15)
+
+    @staticmethod
+    def answer_all(server, answer, done):
+        kept = []
+        while not done.is_set():
+            with contextlib.suppress(OSError):
+                sock = server.accept()[0]
+                sock.settimeout(2)
+                sock.recv(65536)
+                sock.sendall(answer)
+                kept.append(sock)
+        for sock in kept:
+            sock.close()
+
+    def test_frozen(self):
+        daemon = self.farm.submitter(self.farm.worker())
+        os.kill(daemon.pid, signal.SIGSTOP)
+        names = [self.sources.make() for _ in range(3)]
+        for name, done in zip(names, together(names, lambda n: cc(daemon.socket, "gcc", "-c", n, "-o", n + ".o",
+                                                                 cwd=self.sources.folder))):
+            self.same(done, self.sources.expected(name), name + ".o")
+            self.assertLess(done.seconds, 10)
+        os.kill(daemon.pid, signal.SIGCONT)
+        daemon.idle()
+
+    def test_killed_in_every_phase(self):
+        """A slow worker lets us kill the daemon while its client waits, sends, or has a job under way."""
+        peer = self.farm.add(SlowPeer())
+        name = self.sources.make()
+        peer.object = self.sources.expected(name)[3]
+        for number, (kill, remote) in enumerate((("KILL", True), ("KILL", False), ("STOP", True))):
+            with self.subTest(kill=kill, remote=remote):
+                daemon = self.farm.submitter(peer)
+                peer.admitting = remote
+                seen = peer.asked
+                with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                    future = pool.submit(cc, daemon.socket, "gcc", "-c", name, "-o", "k%d" % number,
+                                         cwd=self.sources.folder)
+                    self.assertTrue(eventually(lambda seen=seen: peer.asked > seen))
+                    if remote:
+                        daemon.until(lambda s: any(j["state"] == "remote" for j in s["jobs"]))
+                        self.assertTrue(eventually(lambda: peer.has_job.is_set()))
+                    os.kill(daemon.pid, getattr(signal, "SIG" + kill))
+                    peer.go.set()
+                    done = future.result()
+                self.same(done, self.sources.expected(name), "k%d" % number)
+                self.assertLess(done.seconds, 25)
+                peer.go.clear()
+                peer.has_job.clear()
+        self.assertEqual(self.sources.strays(), [])
+
+    def test_daemon_restarts(self):
+        """Clients that waited find the new daemon."""
+        worker, daemon = self.farm.pair()
+        process = subprocess.Popen([program(), "cc", "sh", "-c", "read x"], stdin=subprocess.PIPE,
+                                   env=environment(daemon.socket))
+        daemon.until(lambda s: s["hosts"][0]["mine"] == 1)
+        daemon.process.send_signal(signal.SIGTERM)
+        self.assertEqual(daemon.process.wait(DEADLINE_S), 0)
+        process.communicate(b"\n")
+        self.assertEqual(process.returncode, 0)
+        self.assertFalse(os.path.exists(daemon.socket))
+        name = self.sources.make()
+        self.same(cc(daemon.socket, "gcc", "-c", name, "-o", "o", cwd=self.sources.folder),
+                  self.sources.expected(name), "o")
+
+
+PEER_ROWS = []      # (name, class, most seconds, what it counts as); the name is the output's, too
+
+
+def row_of_peers(seconds, counted="failed", kind="peer", **methods):
+    """A decorator: the function is a peer's admit() or job(), by its name; the compile takes at most `seconds`."""
+    def add(function):
+        body = dict(methods, kind=kind)
+        body["admit" if function.__name__.startswith("admit") else "job"] = function
+        PEER_ROWS.append((function.__name__, type(function.__name__, (FaultyPeer,), body), seconds, counted))
+        return function
+    return add
+
+
+def refusing(name, text=""):
+    """An admit() that answers LMNO."""
+    def admit(self, sock):
+        self.receive(sock, lm.decode_opening())
+        sock.sendall(lm.encode_refused(name, text))
+        return False
+    admit.__name__ = "admit_refused_" + name.replace("-", "_")
+    return admit
+
+
+for name in ("draining", "memory", "compiler-unknown", "not-allowed", "too-large", "of-a-later-version"):
+    row_of_peers(5, "refused")(refusing(name, "no \x1b[31m\n\x07 room"))
+
+
+@row_of_peers(9, "refused")
+def admit_hangs(self, sock):
+    self.hang(sock)
+
+
+@row_of_peers(5, "refused")
+def admit_closes(self, sock):
+    return False
+
+
+@row_of_peers(5, "refused")
+def admit_garbage(self, sock):
+    sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+@row_of_peers(5, "refused")
+def admit_huge(self, sock):
+    sock.sendall(b"LMNOffffffff" + b"x" * 5000)
+
+
+@row_of_peers(5, "refused")
+def admit_odd_grant(self, sock):
+    sock.sendall(b"LMOK00000003abc")
+
+
+@row_of_peers(5, "refused")
+def admit_talks_on(self, sock):
+    self.receive(sock, lm.decode_opening())
+    sock.sendall(lm.encode_granted(1) + b"DONE00000001")
+    return False
+
+
+@row_of_peers(9, None)
+def admit_parks_for_ever(self, sock):
+    """And falls silent then."""
+    self.receive(sock, lm.decode_opening())
+    sock.sendall(lm.encode_parked(1, 100))
+    self.reports = False
+    self.hang(sock)
+
+
+@row_of_peers(12)
+def job_falls_silent(self, sock):
+    self.reports = False
+    self.hang(sock)
+
+
+@row_of_peers(5, "failed")
+def job_refused_by_host(self, sock):
+    self.read_job(sock)
+    sock.sendall(lm.encode_refused("memory"))
+
+
+@row_of_peers(5, "refused")
+def job_refused(self, sock):
+    self.read_job(sock)
+    sock.sendall(lm.encode_refused("argument", "-O2"))
+
+
+@row_of_peers(5)
+def job_refused_early(self, sock):
+    """Before it has read the request."""
+    sock.recv(12)
+    sock.sendall(lm.encode_refused("disk"))
+    sock.shutdown(socket.SHUT_WR)
+    self.hang(sock)
+
+
+@row_of_peers(5)
+def job_closes_unread(self, sock):
+    pass
+
+
+@row_of_peers(5)
+def job_garbage(self, sock):
+    self.read_job(sock)
+    sock.sendall(bytes(range(256)) * 20)
+
+
+@row_of_peers(5)
+def job_wrong_version(self, sock):
+    self.read_job(sock)
+    sock.sendall(self.reply().replace(b"DONE00000001", b"DONE00000002", 1))
+
+
+@row_of_peers(5)
+def job_wrong_order(self, sock):
+    self.read_job(sock)
+    sock.sendall(b"DONE00000001SERR00000000")
+
+
+@row_of_peers(5)
+def job_killed_compiler(self, sock):
+    self.read_job(sock)
+    sock.sendall(lm.encode_reply(9, b"", b"", 0) + lm.encode_times(lm.Times()))
+
+
+@row_of_peers(5)
+def job_huge_claims(self, sock):
+    self.read_job(sock)
+    sock.sendall(b"DONE00000001STAT00000000SERRffffffff")
+
+
+@row_of_peers(5)
+def job_without_times(self, sock):
+    self.read_job(sock)
+    sock.sendall(lm.encode_reply(0, b"", b"", len(self.object)) + self.object)
+
+
+@row_of_peers(5)
+def job_bad_times(self, sock):
+    self.read_job(sock)
+    sock.sendall(lm.encode_reply(0, b"", b"", len(self.object)) + self.object + b"TIME00000003abc")
+
+
+@row_of_peers(5, None)
+def job_exit_status(self, sock):
+    """Exit 1 for a source that compiles here."""
+    self.read_job(sock)
+    sock.sendall(lm.encode_reply(0x100, b"nonsense", b"", 0) + lm.encode_times(lm.Times()))
+
+
+@row_of_peers(5, None)
+def job_stderr(self, sock):
+    self.read_job(sock)
+    sock.sendall(lm.encode_reply(0, b"a warning\n", b"", len(self.object)) + self.object)
+    self.hang(sock)
+
+
+@row_of_peers(5, kind="distccd")
+def job_distccd_closes(self, sock):
+    self.read_job(sock)
+
+
+@row_of_peers(5, kind="distccd")
+def job_distccd_garbage(self, sock):
+    self.read_job(sock)
+    sock.sendall(b"\0" * 4000)
+
+
+@row_of_peers(5, kind="distccd")
+def job_distccd_short(self, sock):
+    self.read_job(sock)
+    sock.sendall(self.reply()[:-10])
+
+
+for size in (0, 5, 12, 30, 59, 60, 61, 500, -1, -20, -60):
+    def job(self, sock, size=size):
+        self.read_job(sock)
+        sock.sendall(self.reply()[:size])
+    job.__name__ = "job_closes_at_%s" % str(size).replace("-", "last_")
+    row_of_peers(5)(job)
+
+
+class FaultyPeers(FarmCase):
+    """Every row: the compile succeeds, with gcc's object, in bounded time; the refusal is counted, nothing is left."""
+
+    def check(self, row):
+        """One row. A list of complaints."""
+        name, kind, seconds, counted = row
+        peer = self.farm.add(kind())
+        source = self.sources.make(name=name + ".c")
+        expected = self.sources.expected(source)
+        peer.object = expected[3]
+        options = ("--hosts", peer.address) if kind.kind == "distccd" else ("--peer", peer.address)
+        daemon = self.farm.start(*options, "--slots", "2")
+        daemon.until(lambda s: s["hosts"][1]["state"] == "up")
+        try:
+            done = cc(daemon.socket, "gcc", "-c", source, "-o", name, cwd=self.sources.folder, timeout=25)
+        except subprocess.TimeoutExpired:
+            return ["still waiting after 25 s"]
+        complaints = []
+        if done[:3] != expected[:3] or self.sources.object(name) != expected[3]:
+            complaints.append("another result than gcc's: %r" % (done,))
+        if done.seconds > seconds:
+            complaints.append("%.1f s, over %d" % (done.seconds, seconds))
+        status = daemon.idle()
+        host = status["hosts"][1]
+        if counted and not host["jobs"][counted]:
+            complaints.append("not counted as %s: %s" % (counted, host["jobs"]))
+        if status["totals"]["remote"] or status["totals"]["local"] + status["totals"]["fallback"] != 1:
+            complaints.append("odd totals: %s" % status["totals"])
+        if "\x1b" in json.dumps(status) or "\\u001b" in json.dumps(status):
+            complaints.append("control characters in status")
+        return complaints
+
+    def test_all(self):
+        rows = sorted(PEER_ROWS, key=lambda row: -row[2])       # those that wait first
+        for row, complaints in zip(rows, together(rows, self.check, workers=12)):
+            with self.subTest(row[0]):
+                self.assertEqual(complaints, [])
+        self.assertEqual(self.sources.strays(), [])
+
+    def test_the_right_one_works(self):
+        """Else the rows above would show nothing."""
+        for kind, option in (("peer", "--peer"), ("distccd", "--hosts")):
+            peer = self.farm.add(type("Right", (FaultyPeer,), {"kind": kind})())
+            daemon = self.farm.start(option, peer.address)
+            daemon.until(lambda s: s["hosts"][1]["state"] == "up")
+            name = self.sources.make()
+            peer.object = b"object of a peer"
+            self.assertEqual(self.cc(daemon, "gcc", "-c", name, "-o", "o").code, 0)
+            self.assertEqual(self.sources.object("o"), peer.object)
+            self.assertEqual(daemon.until(lambda s: s["totals"]["remote"])["totals"]["remote"], 1)
+
+    def test_next_host(self):
+        """A host fails, another takes the job: it is not compiled here."""
+        for name, kind, _, _ in PEER_ROWS:
+            if name in ("admit_closes", "job_closes_at_60", "job_killed_compiler", "job_refused_by_host"):
+                with self.subTest(name):
+                    bad, good = self.farm.add(kind()), self.farm.add(FaultyPeer())
+                    good.object = b"from the good one"
+                    daemon = self.farm.submitter(bad, good)
+                    for _ in range(3):
+                        source = self.sources.make()
+                        self.assertEqual(self.cc(daemon, "gcc", "-c", source, "-o", "o").code, 0)
+                        self.assertEqual(self.sources.object("o"), good.object)
+                    self.assertEqual(daemon.idle()["totals"]["remote"], 3)
+
+    def test_remembered(self):
+        """Exit 1 there and success here: that file stays here; the host is suspect after two files, not one."""
+        kinds = {name: kind for name, kind, _, _ in PEER_ROWS}
+        for name in ("job_exit_status", "job_distccd_closes"):
+            with self.subTest(name):
+                peer = self.farm.add(kinds[name]())
+                daemon = self.farm.start("--hosts" if peer.kind == "distccd" else "--peer", peer.address)
+                daemon.until(lambda s: s["hosts"][1]["state"] == "up")
+                first, second = self.sources.make(), self.sources.make()
+                for source, seen, state in ((first, 1, "up"), (first, 1, "up"), (second, 2, "suspect")):
+                    self.same(self.cc(daemon, "gcc", "-c", source, "-o", "o"), self.sources.expected(source), "o")
+                    self.assertEqual((peer.jobs_seen, daemon.idle()["hosts"][1]["state"]), (seen, state))
+                self.assertEqual(daemon.status()["totals"]["local_reasons"]["remembered"], 1)
+
+    def test_messages_remembered(self):
+        peer = self.farm.add({name: kind for name, kind, _, _ in PEER_ROWS}["job_stderr"]())
+        daemon = self.farm.submitter(peer)
+        source = self.sources.make()
+        for _ in range(3):
+            self.same(self.cc(daemon, "gcc", "-c", source, "-o", "o"), self.sources.expected(source), "o")
+        self.assertEqual((peer.jobs_seen, daemon.idle()["hosts"][1]["state"]), (1, "up"))
+        self.assertEqual(daemon.status()["totals"]["local_reasons"], {"messages": 1, "remembered": 2})
+
+    def test_lapsed_leases(self):
+        """No fault of the host: asked again, at the third lapse local."""
+        class Lapsing(FaultyPeer):
+            def job(self, sock):
+                self.read_job(sock)
+                sock.sendall(lm.encode_refused("lease-over"))
+        peer = self.farm.add(Lapsing())
+        daemon = self.farm.submitter(peer)
+        source = self.sources.make()
+        self.same(self.cc(daemon, "gcc", "-c", source, "-o", "o"), self.sources.expected(source), "o")
+        self.assertEqual((peer.jobs_seen, daemon.idle()["hosts"][1]["state"]), (3, "up"))
+
+    def test_back_off_ends_with_a_probe(self):
+        class Broken(FaultyPeer):
+            broken = True
+
+            def job(self, sock):
+                self.read_job(sock)
+                sock.sendall(b"junk" * 9 if self.broken else self.reply())
+        peer = self.farm.add(Broken())
+        daemon = self.farm.submitter(peer)
+        self.assertEqual(self.cc(daemon, "gcc", "-c", self.sources.make(), "-o", "o").code, 0)
+        self.assertEqual(daemon.status()["hosts"][1]["state"], "suspect")
+        peer.broken = False
+        peer.object = b"right"
+
+        def remote_again():
+            source = self.sources.make()
+            self.assertEqual(self.cc(daemon, "gcc", "-c", source, "-o", "o").code, 0)
+            return daemon.status()["totals"]["remote"]
+        self.assertEqual(eventually(remote_again, 8), 1)
+        self.assertEqual(daemon.status()["hosts"][1]["state"], "up")
+
+    def test_stalls_but_reports(self):
+        """A host that goes on reporting, but never answers the job, or not to its end."""
+        def job_never_answers(self, sock):
+            self.hang(sock)
+
+        def job_stalls_in_the_reply(self, sock):
+            self.read_job(sock)
+            sock.sendall(self.reply()[:100])
+            self.hang(sock)
+        tuned = program(PROGRESS_S=2.0, OVERDUE_S=1.0)
+
+        def check(job):
+            peer = self.farm.add(type(job.__name__, (FaultyPeer,), {"job": job})())
+            source = self.sources.make(name=job.__name__ + ".c")
+            expected = self.sources.expected(source)
+            peer.object = expected[3]
+            daemon = self.farm.submitter(peer, prog=tuned)
+            try:
+                return expected, cc(daemon.socket, "gcc", "-c", source, "-o", job.__name__, cwd=self.sources.folder,
+                                    prog=tuned, timeout=12), daemon
+            except subprocess.TimeoutExpired:
+                return expected, None, daemon
+        jobs = (job_never_answers, job_stalls_in_the_reply)
+        for job, (expected, done, daemon) in zip(jobs, together(jobs, check)):
+            with self.subTest(job.__name__):
+                self.assertIsNotNone(done, "still waiting after 12 s")
+                self.same(done, expected, job.__name__)
+                daemon.idle()
+
+
+class Interrupts(FarmCase):
+    """^C at each phase: dead by SIGINT, slot free, no temporary, no partial object."""
+
+    def interrupted(self, daemon, when, number=signal.SIGINT, words=("gcc", "-c", "x.c", "-o", "x.o")):
+        """Start a compile, wait for `when(status)`, signal its group; how it ended, and its stderr."""
+        process = subprocess.Popen([program(), "cc", *words], cwd=self.sources.folder, env=environment(daemon.socket),
+                                   start_new_session=True, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        daemon.until(when)
+        begin = time.monotonic()
+        os.killpg(process.pid, number)
+        err = process.communicate(timeout=DEADLINE_S)[1]
+        self.assertLess(time.monotonic() - begin, 3)
+        return process.returncode, err
+
+    def nothing_left(self, *daemons):
+        self.assertEqual([name for name in os.listdir(self.sources.folder) if not name.endswith(".c")], [])
+        for daemon in daemons:
+            daemon.idle()
+            self.assertTrue(eventually(lambda daemon=daemon: len(daemon.areas()) <= 1), daemon.areas())
+
+    @staticmethod
+    def job_in(*states):
+        return lambda s: any(job["state"] in states for job in s["jobs"])
+
+    def test_while_preprocessing(self):
+        worker, daemon = self.farm.pair()
+        os.mkfifo(self.sources.folder + "/slow.h.c")        # the preprocessor waits for a writer
+        self.sources.make('#include "slow.h.c"\n', "x.c")
+        self.assertEqual(self.interrupted(daemon, self.job_in("preprocess")), (-signal.SIGINT, b""))
+        self.nothing_left(worker, daemon)
+
+    def test_while_waiting_and_sending(self):
+        self.sources.make(name="x.c")
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL):
+            peer = self.farm.add(SlowPeer())
+            daemon = self.farm.submitter(peer)
+            peer.admitting = False
+            self.assertEqual(self.interrupted(daemon, self.job_in("wait"), number), (-number, b""))
+            self.nothing_left(daemon)
+            peer.admitting = True
+            self.assertEqual(self.interrupted(daemon, self.job_in("remote"), number), (-number, b""))
+            self.nothing_left(daemon)
+
+    def test_while_receiving(self):
+        class Trickling(FaultyPeer):
+            def job(self, sock):
+                self.read_job(sock)
+                sock.sendall(lm.encode_reply(0, b"", b"", 100000) + b"half of it")
+                self.hang(sock)
+        daemon = self.farm.submitter(self.farm.add(Trickling()))
+        self.sources.make(name="x.c")
+
+        def receives(_):
+            return self.sources.strays()
+        self.assertEqual(self.interrupted(daemon, receives), (-signal.SIGINT, b""))
+        self.nothing_left(daemon)
+
+    def test_while_compiling(self):
+        """The remote compiler is gone within a second."""
+        worker, daemon = self.farm.pair()
+        self.sources.make(SLOW_SOURCE, "x.c")
+        for number in (signal.SIGINT, signal.SIGKILL):
+            words = ("gcc", "-O2", "-c", "x.c", "-o", "x.o")
+            pids = []
+
+            def compiling(_, pids=pids):
+                pids[:] = compilers_of(worker)
+                return pids
+            self.assertEqual(self.interrupted(daemon, compiling, number, words), (-number, b""))
+            self.assertTrue(eventually(lambda pids=pids: not any(map(alive, pids)), 2))
+            self.nothing_left(worker, daemon)
+
+    def test_while_compiling_here(self):
+        daemon = self.farm.start()
+        self.sources.make(SLOW_SOURCE, "x.c")
+        words = ("gcc", "-O2", "-c", "x.c", "-o", "x.o")
+        self.assertEqual(self.interrupted(daemon, self.job_in("local"), words=words)[0], -signal.SIGINT)
+        self.nothing_left(daemon)
+
+    def test_ignored_signals_stay_ignored(self):
+        """nohup make: SIGHUP does nothing."""
+        peer = self.farm.add(SlowPeer())
+        daemon = self.farm.submitter(peer)
+        name = self.sources.make()
+        peer.object = self.sources.expected(name)[3]
+        process = subprocess.Popen(["nohup", program(), "cc", "gcc", "-c", name, "-o", "o"], cwd=self.sources.folder,
+                                   env=environment(daemon.socket), stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        daemon.until(self.job_in("remote"))
+        process.send_signal(signal.SIGHUP)
+        peer.go.set()
+        self.assertEqual((process.wait(DEADLINE_S), self.sources.object("o")), (0, peer.object))
+
+
+# ==== Section 12: reports =============================================================================================
+# What scripts depend on: words, keys, exit statuses.
+
+SCHEMA = {
+    "": "version daemon hosts jobs others queue totals advice",
+    "daemon": "address socket pid uptime_s accepting client_start",
+    "queue": "waiting by_user",
+    "totals": "remote local fallback served refused hedged compile_errors local_reasons",
+    "advice": "make_jobs",
+    "host": "name address kind state reason slots running waiting mine load cores memory_available_kb report_age_s"
+            " compilers speed_ms_per_kb samples by_load rtt_ms bandwidth_kb_s jobs mean_ms contained timed"
+            " prediction_error",
+    "host jobs": "ok failed refused cancelled",
+    "host mean_ms": "queue compile transfer",
+    "job": "user uid source host state elapsed_s predicted_s",
+    "by_load": "load ms_per_kb jobs",
+}
+
+
+class StatusOutput(FarmCase):
+
+    def keys(self, found, name):
+        self.assertEqual(set(SCHEMA[name].split()) - set(found), set(), name)
+
+    def test_schema(self):
+        worker = self.farm.worker()
+        daemon = self.farm.start("--peer", worker.address, "--hosts", "127.0.0.251:1/3")
+        daemon.until(lambda s: any(h["state"] == "up" and h["kind"] == "peer" for h in s["hosts"]))
+        name = self.sources.make(MEDIUM_SOURCE)
+        for _ in range(3):
+            self.assertEqual(self.cc(daemon, "gcc", "-c", name, "-o", "o").code, 0)
+        with Client(daemon) as client:
+            client.hello().receive(b"WAIT")
+            done = command("status", "--json", sock=daemon.socket)
+        self.assertEqual((done.code, done.err), (0, b""))
+        status = json.loads(done.out)
+        self.keys(status, "")
+        for part in ("daemon", "queue", "totals", "advice"):
+            self.keys(status[part], part)
+        for host in status["hosts"]:
+            self.keys(host, "host")
+            self.keys(host["jobs"], "host jobs")
+            self.keys(host["mean_ms"], "host mean_ms")
+            self.assertIn(host["kind"], ("local", "peer", "distccd"))
+            self.assertIn(host["state"], ("up", "busy", "draining", "suspect", "down"))
+            for row in host["by_load"]:
+                self.keys(row, "by_load")
+        self.keys(status["jobs"][0], "job")
+        self.assertEqual(status["jobs"][0]["state"], "preprocess")
+        self.assertEqual(status["daemon"]["pid"], daemon.pid)
+        peer = next(h for h in status["hosts"] if h["kind"] == "peer")
+        self.assertGreaterEqual(peer["jobs"]["ok"], 1)
+        self.assertGreater(peer["mean_ms"]["compile"], 0)
+        self.assertGreaterEqual(status["advice"]["make_jobs"], 4)
+
+    def test_text(self):
+        worker = self.farm.worker()
+        daemon = self.farm.start("--peer", worker.address, "--peer", "127.0.0.251:1", "--hosts", "127.0.0.252:1/3",
+                                 "--peer", "a-host-with-a-rather-long-name.example.invalid:12345")
+        daemon.until(lambda s: any(h["state"] == "up" and h["kind"] == "peer" for h in s["hosts"]))
+        name = self.sources.make("int f(void) { return 1 / 0; }\n", "x" * 200 + ".c")
+        self.cc(daemon, "gcc", "-c", name, "-o", "o")
+        with Client(daemon) as client:
+            client.hello("y" * 300 + ".c").receive(b"WAIT")
+            done = command("status", sock=daemon.socket, COLUMNS="80")
+        self.assertEqual((done.code, done.err), (0, b""))
+        lines = done.out.decode().splitlines()
+        self.assertEqual([line for line in lines if len(line) > 80], [])
+        text = done.out.decode()
+        for word in (worker.address, "up", "down", "preprocess", "make -j", "127.0.0.252", "serving"):
+            self.assertIn(word, text)
+
+    def test_why(self):
+        worker, daemon = self.farm.pair()
+        first, second = self.sources.make(), self.sources.make("int f(void) { return 1 / 0; }\n")
+        for name in (first, second):
+            self.cc(daemon, "gcc", "-c", name, "-o", "o")
+        daemon.until(lambda s: s["totals"]["remote"] == 1)
+        text = command("why", sock=daemon.socket).out.decode()
+        for word in (first, second, worker.address, "outcome: ok", "candidate", "messages"):
+            self.assertIn(word, text)
+        self.assertNotIn(first, command("why", "1", sock=daemon.socket).out.decode())
+        self.assertNotIn(second, command("why", first, sock=daemon.socket).out.decode())
+        self.assertIn(first, command("why", "./" + first, sock=daemon.socket).out.decode())
+        self.assertEqual(command("why", "no-such-file.c", sock=daemon.socket).out, b"No decision is known.\n")
+
+    def test_jobs(self):
+        _, daemon = self.farm.pair()
+        done = command("jobs", sock=daemon.socket)
+        self.assertEqual((done.code, done.err), (0, b""))
+        self.assertEqual(int(done.out), daemon.status()["advice"]["make_jobs"])
+        done = command("jobs", sock="/nonexistent/socket")
+        self.assertEqual((done.code, int(done.out), done.err.count(b"\n")), (0, len(os.sched_getaffinity(0)), 1))
+
+    def test_no_daemon(self):
+        for words in (["status"], ["status", "--json"], ["why"], ["drain"]):
+            done = command(*words, sock="/nonexistent/socket")
+            self.assertEqual((done.code, done.out, done.err.count(b"\n")), (2, b"", 1), words)
+            self.assertIn(b"/nonexistent/socket", done.err)
+
+    def test_closed_pipe(self):
+        _, daemon = self.farm.pair()
+        done = run(["sh", "-c", "%s status | true; %s status >/dev/full" % (program(), program())],
+                   env=environment(daemon.socket))
+        self.assertNotIn(b"Traceback", done.err)
+
+
+# ==== Section 13: CLI =================================================================================================
+
+COMMAND_NAMES = ("daemon", "cc", "status", "why", "explain", "jobs", "drain", "check", "install")
+
+
+class CommandLine(unittest.TestCase):
+    maxDiff = 2000
+
+    def one_line(self, done, code=2):
+        self.assertEqual((done.code, done.out, done.err.count(b"\n")), (code, b"", 1), done)
+        self.assertTrue(done.err.startswith(b"distcc_lm: "), done.err)
+
+    def test_version_and_help(self):
+        done = command("--version")
+        self.assertEqual((done.code, done.out), (0, b"distcc_lm %s\n" % lm.VERSION.encode()))
+
+        def check(words):
+            return words, command(*words)
+        for words, done in together([["--help"]] + [[name, "--help"] for name in COMMAND_NAMES], check):
+            with self.subTest(words):
+                self.assertEqual((done.code, done.err), (0, b""))
+                self.assertIn(b"usage", done.out.lower())
+
+    def test_daemon_help_names_every_option(self):
+        text = command("daemon", "--help").out.decode()
+        for option in ("listen socket slots allow peer use hosts broadcast secret-file user nice job-timeout min-memory"
+                       " max-job-mb tmpdir compilers contain state procfs log-level log-file pid-file detach").split():
+            self.assertIn("--" + option, text)
+
+    def test_wrong_usage(self):
+        rows = (["frobnicate"], ["--frobnicate"], ["status", "--frobnicate"], ["daemon", "--frobnicate"],
+                ["drain", "maybe"], ["jobs", "5"], ["daemon", "extra"], ["explain"], ["cc"], ["daemon", "--slots"])
+
+        def check(words):
+            return words, command(*words, sock="/nonexistent/socket")
+        for words, done in together(rows, check):
+            with self.subTest(words):
+                self.one_line(done)
+        self.assertEqual(command().code, 2)
+
+    def test_later_versions(self):
+        rows = (["status", "--metrics"], ["status", "--html", "x"], ["status", "--watch"], ["check"],
+                ["install", "/nonexistent"], ["install", "--unit"],
+                ["daemon", "--secret-file", "/nonexistent"])
+
+        def check(words):
+            return words, command(*words, sock="/nonexistent/socket")
+        for words, done in together(rows, check):
+            with self.subTest(words):
+                self.one_line(done)
+                self.assertIn(b"not in this version", done.err)
+
+    def test_bad_values(self):
+        rows = ("--listen nonsense", "--listen 127.0.0.1:99999", "--listen localhost:5", "--slots 0", "--slots x",
+                "--slots -1", "--allow 1.2.3.4/99", "--allow somewhere", "--peer a:b", "--peer host:0x10",
+                "--use nowhere", "--use 10.0.0.0/8:0", "--hosts h/0", "--hosts h,frob", "--broadcast somewhere",
+                "--broadcast ::1",
+                "--nice 99", "--job-timeout 0", "--min-memory x", "--max-job-mb 0", "--contain maybe",
+                "--log-level loud", "--socket /" + "x" * 120)
+
+        def check(row):
+            return row, command("daemon", "--listen", "127.0.0.1:0", "--broadcast", "none", *row.split(" ", 1))
+        for row, done in together(rows, check):
+            with self.subTest(row):
+                self.one_line(done)
+                value = row.split()[1].encode()[:20]
+                self.assertTrue(value in done.err or repr(value.rpartition(b":")[2]).encode()[1:] in done.err)
+
+    def test_explain(self):
+        folder = new_folder()
+        write(folder + "/a.c", "int x;\n")
+        done = run([program(), "explain", "gcc", "-O2", "-c", "a.c"], folder)
+        lines = done.out.decode().splitlines()
+        self.assertEqual((done.code, done.err, lines[:3]), (0, b"", ["distribute", "input: a.c", "output: a.o"]))
+        for words in (["gcc", "a.c", "-o", "a"], ["gcc", "-E", "a.c"], ["gcc", "-c", "a.c", "-march=native"],
+                      ["no-such-compiler"], ["ls", "-l"], ["gcc", "-c", "a.c", "-o", "-"]):
+            with self.subTest(words):
+                done = run([program(), "explain", *words], folder)
+                self.assertEqual((done.code, done.err), (0, b""))
+                self.assertRegex(done.out.decode().splitlines()[0], "^local: .")
+        done = run([program(), "explain", "gcc", "-c", "a.c"], folder, environment(GCC_EXEC_PREFIX="/x"))
+        self.assertRegex(done.out.decode(), "^local: ")
+
+    def test_called_in_other_ways(self):
+        """By python3, from another folder, by a link, with spaces in the path."""
+        folder = new_folder() + "/a b"
+        os.mkdir(folder)
+        shutil.copy(program(), folder + "/distcc_lm.py")
+        os.chmod(folder + "/distcc_lm.py", 0o755)
+        os.symlink("distcc_lm.py", folder + "/dlm")
+        version = b"distcc_lm %s\n" % lm.VERSION.encode()
+        for argv in ([sys.executable, folder + "/distcc_lm.py"], [folder + "/distcc_lm.py"], [folder + "/dlm"],
+                     ["./distcc_lm.py"], ["sh", "./distcc_lm.py"]):
+            with self.subTest(argv):
+                done = run([*argv, "--version"], folder)
+                self.assertEqual((done.code, done.out, done.err), (0, version, b""))
+        done = run(["distcc_lm.py", "--version"], "/", environment(PATH=folder + ":" + PATH))
+        self.assertEqual(done.out, version)
+
+
+# ==== Trees: real builds, every object compared, counted from outside ==============================================
+# Lua, zlib, Redis and ninja as Debian packages them are built by plain gcc and then, in the same folder, through a farm
+# on loopback addresses.  `python3 trees.py [TREE…] [--scenario NAME]… [--farm ours|distcc]` prints a line a build.
+#
+# One machine hides every bug of sharing files and of "compiles locally and calls it a day", so:
+#
+#   stage    a mount namespace in which cc1 and cc1plus are a wrapper that reports each run, then becomes the real one.
+#     │      make, the clients and the submitting daemon run here.
+#     └ worker   a namespace inside it, one a host: the sources, every include folder and the homes are an empty tmpfs.
+#
+#   census   the socket that the wrapper reports to.  A file would not do: a worker's compiler runs as nobody, under a
+#            Landlock domain that lets it write in its temp dir only.  Connecting to a named unix socket needs just the
+#            socket's mode bits.  Should a later kernel change that, the count falls to 0 and the test fails.
+
+
+MAKE_JOBS = 8
+BUILD_TIMEOUT_S = 1200      # Redis on two shared cores takes about 150 s
+STEP_TIMEOUT_S = 120        # everything else: unpack, status, objcopy
+FARM_TIMEOUT_S = 20         # until the hosts are up
+GONE_S = 2.0                # issue 2: after ^C nothing may be left later than this
+REMOTE_SHARE = 0.90         # issue 2: more than this share of the compiles must be remote
+SLOTS = 4                   # of each worker
+STEADY_CORES = 8            # of each, with --steady
+TREE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+REAL_CC1_DIR = "/usr/lib/apt"   # where the stage shows the real cc1: a folder that a machine with apt-get has, that no
+                            # build looks into, and below /usr/lib, where a contained compiler may execute
+
+# The wrapper keeps argv[0] (the driver and the compiler's messages see no difference) and costs one exec, about 0.5 ms.
+WRAPPER_C = r"""
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <unistd.h>
+static char msg[60000], parent[30000], real[4096];
+static int slurp(const char *name, char *to, int room) {
+    int fd = open(name, O_RDONLY | O_CLOEXEC), n = fd < 0 ? 0 : (int)read(fd, to, room - 1);
+    if (fd >= 0) close(fd);
+    return n < 0 ? 0 : n;
+}
+int main(int argc, char **argv) {
+    int i, n, c_flag = 0, len, fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_un to = {AF_UNIX, CENSUS};
+    struct timeval patience = {2, 0};
+    char name[64], *base = strrchr(argv[0], '/');
+    len = (int)readlink("/proc/self/ns/mnt", msg, 64);      /* who: allowed under Landlock, which knows no readlink */
+    len = (len < 0 ? 0 : len) + 1;
+    snprintf(name, sizeof name, "/proc/%d/cmdline", (int)getppid());
+    n = slurp(name, parent, sizeof parent);                 /* was the driver called with -c? (a worker can't read) */
+    for (i = 0; i < n; i += (int)strlen(parent + i) + 1)
+        c_flag |= !strcmp(parent + i, "-c");
+    len += sprintf(msg + len, "%d", c_flag) + 1;
+    len += sprintf(msg + len, "%d", (int)getuid()) + 1;
+    for (i = 1; i + 1 < argc; i++)                          /* the driver's spec: cc1 -fpreprocessed INPUT … */
+        if (!strcmp(argv[i], "-fpreprocessed") && argv[i + 1][0] != '-') {
+            len += slurp(argv[i + 1], msg + len, 1024);
+            break;
+        }
+    msg[len++] = 0;
+    for (i = 0; i < argc && len + strlen(argv[i]) + 1 < sizeof msg; i++)
+        len += sprintf(msg + len, "%s", argv[i]) + 1;
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+    sendto(fd, msg, len, 0, (struct sockaddr *)&to, sizeof to);
+    close(fd);
+    snprintf(real, sizeof real, "%s/%s", REAL_DIR, base ? base + 1 : argv[0]);
+    execv(real, argv);
+    perror(real);
+    return 127;
+}
+"""
+
+
+# ---------------------------------------------------------------- small things
+class Failed(AssertionError):
+    """A build or a check that is not as it must be; the text says which."""
+
+
+class Missing(unittest.SkipTest):
+    """Something that this machine lacks.  The tests say so and are skipped (.ci/run does not take that), the command
+    line counts it as a failure."""
+
+
+def until(what, limit_s, test, nap_s=0.02):
+    """Wait for a state: the first true value of test(), or Failed after limit_s."""
+    end = time.monotonic() + limit_s
+    while True:
+        value = test()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise Failed("not within %.1f s: %s" % (limit_s, what() if callable(what) else what))
+        time.sleep(nap_s)
+
+
+def run_step(argv, timeout=STEP_TIMEOUT_S, check=True, **options):
+    """(exit status, output) of a short command, which gets its own process group so that a timeout ends all of it."""
+    try:
+        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                 start_new_session=True, **options)
+    except FileNotFoundError:
+        raise Missing("%s is not installed" % argv[0]) from None
+    try:
+        output = child.communicate(timeout=timeout)[0].decode(errors="replace")
+    except BaseException as error:
+        end_group(child)
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise Failed("%s: no end after %d s" % (shlex.join(argv), timeout)) from None
+        raise
+    if check and child.returncode:
+        raise Failed("%s: exit %d\n%s" % (shlex.join(argv), child.returncode, output[-3000:]))
+    return child.returncode, output
+
+
+def end_group(child):
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def free_port(address):
+    """A port free for TCP and UDP at this address."""
+    for _ in range(50):
+        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+            tcp.bind((address, 0))
+            with contextlib.suppress(OSError):
+                udp.bind(tcp.getsockname())
+                return tcp.getsockname()[1]
+    raise Failed("no free port on " + address)
+
+
+def files_below(folder):
+    """Relative names of everything below folder that is not a folder."""
+    return {os.path.relpath(os.path.join(top, name), folder)
+            for top, _, names in os.walk(folder) for name in names}
+
+
+def tail(name, size=1500):
+    try:
+        with open(name, "rb") as file:
+            return "--- %s\n%s" % (name, file.read()[-size:].decode(errors="replace"))
+    except OSError as error:
+        return str(error)
+
+
+# ---------------------------------------------------------------- census: who ran cc1, where, for which source
+SOURCE_NAME = re.compile(r"^[^-].*\.(c|cc|cpp|cxx|c\+\+|C|i|ii)$|^[^-]\.(c|cc|C|i)$")
+
+
+class Run:
+    """One run of cc1 or cc1plus."""
+    __slots__ = ("namespace", "dash_c", "uid", "argv", "preprocessed", "preprocesses", "source")
+
+    def __init__(self, message):
+        namespace, dash_c, uid, head, *argv = message.decode(errors="replace").split("\0")
+        self.namespace = namespace                      # mount namespace: the stage's or one worker's
+        self.dash_c = dash_c == "1"                     # the driver was called with -c; only known outside workers
+        self.uid = int(uid)
+        self.argv = argv[:-1]
+        self.preprocesses = "-E" in argv                # cc1 -E: no compile
+        self.preprocessed = "-fpreprocessed" in argv    # compiles a .i
+        self.source = self._source(head)                # basename of the source that was compiled, "?" if not known
+
+    def _source(self, head):
+        marker = re.search(r'^# \d+ "((?:[^"\\]|\\.)*)"', head, re.M)
+        if marker:
+            return os.path.basename(marker.group(1))
+        # Not -dumpbase, which follows -o: zlib's example.c is also compiled as example64.o.
+        names = [name for before, name in zip(self.argv, self.argv[1:]) if SOURCE_NAME.search(name) and
+                 before not in ("-dumpbase", "-dumpdir", "-include", "-imacros", "-D", "-o", "-MF", "-MT", "-MQ")]
+        return os.path.basename(names[-1]) if names else "?"
+
+
+class Census:
+    """Reads the wrapper's datagrams in a thread; runs[] in the order of arrival."""
+
+    def __init__(self, path):
+        self.path = path
+        self.runs = []
+        self.syncs = 0
+        self._moved = threading.Condition()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(path)
+        os.chmod(path, 0o777)                           # the worker's compiler runs as nobody
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        while True:
+            message = self._socket.recv(65536)
+            with self._moved:
+                if message == b"stop":
+                    self._socket.close()
+                    return
+                if message == b"sync":
+                    self.syncs += 1
+                else:
+                    self.runs.append(Run(message))
+                self._moved.notify_all()
+
+    def _tell(self, word):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.sendto(word, self.path)
+
+    def mark(self):
+        """Number of runs so far: everything sent before this call is counted, since the queue keeps its order."""
+        with self._moved:
+            wanted = self.syncs + 1
+            self._tell(b"sync")
+            if not self._moved.wait_for(lambda: self.syncs >= wanted, 10):
+                raise Failed("the census does not answer")
+            return len(self.runs)
+
+    def since(self, start):
+        self.mark()
+        return self.runs[start:]
+
+    def close(self):
+        with contextlib.suppress(OSError):              # somebody may have emptied the temp dir
+            self._tell(b"stop")
+
+
+def own_compiles(runs, namespace):
+    """Counter by source of the compiles that gcc -c did in this namespace."""
+    return collections.Counter(run.source for run in runs
+                               if run.namespace == namespace and run.dash_c and not run.preprocesses)
+
+
+def worker_compiles(runs, namespaces):
+    """Counter by source of the compiles in workers, which see nothing but preprocessed text."""
+    return collections.Counter(run.source for run in runs if run.namespace in namespaces and not run.preprocesses)
+
+
+def remote_count(expected, local, remote):
+    """How many of the expected compiles were done by a worker.  One that a worker did and that was done again here, for
+    whatever reason, counts as local."""
+    return sum(min(remote[source], max(0, number - local[source])) for source, number in expected.items())
+
+
+# ---------------------------------------------------------------- stage: the namespaces
+STAGE_SH = """set -e
+mount --bind "$1" "$2"
+shift 2
+for cc1; do mount --bind "$WRAPPER" "$cc1"; done
+[ ! -d /etc/distcc ] || mount -t tmpfs none /etc/distcc       # this machine's own host list
+echo ready
+read -r _ || for p in /proc/[0-9]*; do
+    [ $p = /proc/$$ ] || ! grep -qsF "$FOLDER" $p/environ || kill -9 ${p#/proc/}
+done
+"""
+WORKER_SH = """set -e
+while [ "$1" != -- ]; do mount -t tmpfs -o size=1m,mode=755 none "$1"; shift; done
+shift
+exec "$@"
+"""
+
+
+class Stage:
+    """Folder and mount namespace of one run; everything in it ends with it."""
+
+    def __init__(self):
+        if os.geteuid():
+            raise Missing("the trees need root: workers run in mount namespaces of their own")
+        self.folder = tempfile.mkdtemp(prefix="lm-trees.")
+        os.chmod(self.folder, 0o755)                    # nobody and distccd have to reach their temp dirs below it
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)    # a make that inherits "ignored" cannot be ^C'ed
+        self.outside = os.readlink("/proc/self/ns/mnt")
+        self.namespaces = set()
+        self.pins = []      # fds of them: the kernel gives the number of a closed one to the next, which may be of
+                            # another run, and we kill what runs in ours
+        self.names = {}                                 # namespace -> "stage" or the worker's address, for messages
+        for name in ("src", "log", "home", "tmp", "bin"):
+            os.mkdir(self.path(name))
+        os.chmod(self.path("tmp"), 0o1777)
+        self.program = shutil.copy(PROGRAM, self.path("bin")) if os.path.exists(PROGRAM) else None
+        self.census = Census(self.path("census"))
+        self.holder = None
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def path(self, *parts):
+        return os.path.join(self.folder, *parts)
+
+    def _open(self):
+        wrapper, source = self.path("bin", "cc1-wrapper"), self.path("bin", "cc1-wrapper.c")
+        with open(source, "w") as file:
+            file.write(WRAPPER_C)
+        run_step(["gcc", "-O2", "-w", '-DCENSUS="%s"' % self.census.path, '-DREAL_DIR="%s"' % REAL_CC1_DIR,
+             "-o", wrapper, source])
+        cc1 = [run_step(["gcc", "-print-prog-name=" + name])[1].strip() for name in ("cc1", "cc1plus")]
+        cc1 = [name for name in cc1 if os.path.isabs(name)]             # the bare name: not installed (no g++)
+        if len({os.path.dirname(name) for name in cc1}) != 1:
+            raise Missing("gcc's cc1 and cc1plus are needed, in one folder: %r" % cc1)
+        # The holder keeps the namespace.  When our end of its stdin closes, however we end, it ends what is left of us.
+        self.holder = subprocess.Popen(
+            ["unshare", "-m", "--propagation", "private", "sh", "-c", STAGE_SH, "stage",
+             os.path.dirname(cc1[0]), REAL_CC1_DIR, *cc1],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env={"PATH": TREE_PATH, "WRAPPER": wrapper, "FOLDER": self.folder})
+        if self.holder.stdout.readline() != b"ready\n":
+            raise Missing("no mount namespace may be made here")
+        self.namespace = self.pin(self.holder.pid)
+        self.adopt(self.namespace, "stage")
+
+    def pin(self, pid):
+        """The mount namespace of a process; its number is not used again before close()."""
+        pin = os.open("/proc/%d/ns/mnt" % pid, os.O_RDONLY | os.O_CLOEXEC)
+        name = os.readlink("/proc/self/fd/%d" % pin)
+        if name in (self.outside, *self.names):
+            os.close(pin)                               # has one, or is not ours
+        else:
+            self.pins.append(pin)
+        return name
+
+    def adopt(self, namespace, name):
+        self.namespaces.add(namespace)
+        self.names[namespace] = name
+
+    def command(self, argv, cwd="/"):
+        """argv to run in the stage; the process keeps its pid through it."""
+        return ["nsenter", "--mount=/proc/%d/ns/mnt" % self.holder.pid, "env", "-C", cwd, *argv]
+
+    def hidden(self):
+        """What a worker must not see: the sources, all headers, the homes."""
+        include = run_step(["gcc", "-print-file-name=include"])[1].strip()
+        wanted = [self.path("src"), "/usr/include", "/usr/local/include", include, "/root", "/home",
+                  os.path.expanduser("~")]
+        return sorted({os.path.realpath(name) for name in wanted if os.path.isdir(name) and
+                       not self.folder.startswith(os.path.realpath(name).rstrip("/") + "/")})
+
+    def python(self):
+        """The interpreter that runs the tests where workers can see it, else the system's."""
+        mine = os.path.realpath(sys.executable)
+        gone = [name + "/" for name in self.hidden()]
+        if any(place.startswith(tuple(gone)) for place in (mine, os.path.realpath(sys.base_prefix) + "/")):
+            return "/usr/bin/python3"
+        return sys.executable
+
+    def environment(self, **more):
+        """Nothing of the caller's: MAKEFLAGS of an outer make, ccache folders, the real HOME."""
+        return dict(PATH=TREE_PATH, HOME=self.path("home"), TMPDIR=self.path("tmp"), LC_ALL="C.UTF-8",
+                    SOURCE_DATE_EPOCH="1700000000", **more)       # Redis puts the time of the build into an object
+
+    def processes(self, namespaces=None):
+        """{pid: command} of what runs in the stage and its workers, or in these namespaces, without the holder."""
+        namespaces, found = self.namespaces if namespaces is None else namespaces, {}
+        for name in os.listdir("/proc"):
+            if name.isdigit() and int(name) != self.holder.pid:
+                with contextlib.suppress(OSError):
+                    space = os.readlink("/proc/%s/ns/mnt" % name)
+                    if space in namespaces:
+                        with open("/proc/%s/cmdline" % name, "rb") as file:
+                            command = file.read().replace(b"\0", b" ").decode(errors="replace")
+                        found[int(name)] = "%s in %s" % (command[:150], self.names.get(space, space))
+        return found
+
+    def kill_all(self, namespaces):
+        """SIGKILL for everything in these namespaces, until nothing is there."""
+        def none_left():
+            found = self.processes(namespaces)
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return not found
+        until(lambda: "processes gone: %s" % self.processes(namespaces), 10, none_left)
+
+    def close(self, keep=False):
+        if self.holder:
+            self.kill_all(self.namespaces)
+            self.holder.stdin.close()
+            self.holder.stdout.close()
+            self.holder.wait()
+        for pin in self.pins:
+            os.close(pin)
+        self.census.close()
+        if keep:
+            print("kept:", self.folder)
+        else:
+            shutil.rmtree(self.folder)
+
+
+# ---------------------------------------------------------------- farms
+class Daemon:
+    """A daemon in the stage (hidden=None) or in a worker's namespace inside it."""
+
+    def __init__(self, stage, address, argv, hidden=None, **env):
+        self.stage, self.address = stage, address
+        self.tmpdir = stage.path("tmp-" + address)
+        self.log = stage.path("log", address)
+        os.makedirs(self.tmpdir, exist_ok=True)
+        os.chmod(self.tmpdir, 0o1777)
+        if hidden is not None:
+            argv = ["unshare", "-m", "--propagation", "private", "sh", "-c", WORKER_SH, "worker", *hidden, "--", *argv]
+        argv = stage.command(argv)
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/",
+                                            start_new_session=True,
+                                            env={**stage.environment(), "TMPDIR": self.tmpdir, **env})
+        self.namespace = until("daemon's namespace", 10, lambda: self._namespace(hidden is not None))
+        if hidden is not None:
+            stage.adopt(self.namespace, address)
+            until("mounts of " + address, 10, lambda: self._is_hidden(hidden))
+        self.resting = set()            # temp dir's content when idle
+
+    def _namespace(self, nested):
+        self.must_run()
+        with contextlib.suppress(OSError):
+            name = self.stage.pin(self.process.pid)
+            if name != self.stage.outside and nested == (name != self.stage.namespace):
+                return name
+        return None
+
+    def _is_hidden(self, hidden):
+        self.must_run()
+        view = "/proc/%d/root" % self.process.pid       # the file system as that process sees it
+        return not any(os.listdir(view + name) for name in hidden)
+
+    def must_run(self):
+        if self.process.poll() is not None:
+            raise Failed("daemon %s exited %s\n%s" % (self.address, self.process.returncode, tail(self.log)))
+
+    def leftover(self):
+        """Files in the temp dir that were not there when the daemon was idle."""
+        return sorted(files_below(self.tmpdir) - self.resting)
+
+    def kill(self, group=False):
+        if group:
+            end_group(self.process)
+        else:
+            self.process.kill()
+            self.process.wait()
+
+
+def steady_procfs(folder, cores):
+    """What --procfs reads, of an idle machine."""
+    texts = {"loadavg": "0.00 0.00 0.00 1/100 1000\n", "sys/kernel/random/boot_id": "%s\n" % uuid.uuid4(),
+             "stat": "".join("cpu%s 0 0 0 1000000 0 0 0 0 0 0\n" % number for number in ("", *range(cores))),
+             "meminfo": "MemTotal: 33554432 kB\nMemFree: 16777216 kB\nMemAvailable: 16777216 kB\n",
+             "pressure/cpu": "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"}
+    for name, text in texts.items():
+        os.makedirs(os.path.dirname(os.path.join(folder, name)), exist_ok=True)
+        with open(os.path.join(folder, name), "w") as file:
+            file.write(text)
+    return folder
+
+
+class TreeFarm:
+    """Workers and a way to compile through them.  Subclasses say which."""
+    name = ""
+    share = REMOTE_SHARE    # of the compiles, more than this must be remote
+    same_depends = True     # .d files must be identical
+    kill_group = False      # a killed worker: the daemon alone (its own must not outlive it), or its whole group
+
+    steady = False          # daemons of ours believe that they are alone on a machine
+    stopped = False
+
+    def __init__(self, stage):
+        self.stage, self.workers, self.others, self.env = stage, [], [], {}
+        try:
+            self.start()
+            for worker in self.workers:
+                worker.resting = files_below(worker.tmpdir)
+        except BaseException:
+            self.stop()
+            raise
+
+    def start(self):
+        raise NotImplementedError
+
+    def compiler(self, name):
+        """What CC= or CXX= is set to."""
+        raise NotImplementedError
+
+    def taken(self):
+        """Text about slots that are taken, "" when none is."""
+        return ""
+
+    def worker_namespaces(self):
+        return {worker.namespace for worker in self.workers}
+
+    def stop(self):
+        for daemon in self.workers + self.others:
+            end_group(daemon.process)
+        self.stage.kill_all(self.worker_namespaces())
+        for daemon in self.workers:
+            daemon.resting = files_below(daemon.tmpdir)         # nobody is there to clean up
+        self.stopped = True
+
+    def start_ours(self, address):
+        """A worker of ours; (daemon, HOST:PORT)."""
+        place = "%s:%d" % (address, free_port(address))
+        daemon = Daemon(self.stage, address, self.program(
+            "daemon", "--listen", place, "--socket", self.socket(address), "--slots", str(SLOTS),
+            "--allow", "127.0.0.0/8", "--broadcast", "none", "--state", self.stage.path("log", address + ".state"),
+            "--tmpdir", self.stage.path("tmp-" + address), *self.load(address), worker=True),
+            hidden=self.stage.hidden())
+        self.workers.append(daemon)
+        return place
+
+    def start_distccd(self, address):
+        port = free_port(address)
+        daemon = Daemon(self.stage, address, [
+            "distccd", "--no-detach", "--daemon", "--listen", address, "--port", str(port), "--jobs", str(SLOTS),
+            "--allow", "127.0.0.0/8", "--log-stderr", "--log-level", "notice"], hidden=self.stage.hidden())
+        self.workers.append(daemon)
+
+        def answers():
+            daemon.must_run()
+            with socket.socket() as probe:
+                return not probe.connect_ex((address, port))
+        until("distccd %s up" % address, FARM_TIMEOUT_S, answers)
+        return "%s:%d" % (address, port)
+
+    def program(self, *args, worker=False):
+        if not self.stage.program:
+            raise Failed("no program under test: " + PROGRAM)
+        return [self.stage.python() if worker else sys.executable, self.stage.program, *args]
+
+    def load(self, address):
+        """Options that show this daemon an idle machine of its own, where load of other work would blur the figures."""
+        return ["--procfs", steady_procfs(self.stage.path("proc-" + address), STEADY_CORES)] if self.steady else []
+
+    def socket(self, address):
+        return self.stage.path("socket-" + address)
+
+    def status(self, address):
+        """status --json of the daemon at this address, None when there is none."""
+        code, output = run_step(self.stage.command(self.program("status", "--json")), check=False,
+                           env=self.stage.environment(DISTCC_LM_SOCKET=self.socket(address)))
+        with contextlib.suppress(ValueError):
+            return json.loads(output) if code == 0 else None
+        return None
+
+
+class OurFarm(TreeFarm):
+    """Three daemons as in issue 2: two workers, and the submitting one in the stage."""
+    name = "ours"
+    ours, theirs = ("127.0.0.2", "127.0.0.3"), ()       # workers of ours, real distccd servers
+    submitter = "127.0.0.1"
+
+    def start(self):
+        options = []
+        for address in self.ours:
+            options += ["--peer", self.start_ours(address)]
+        for address in self.theirs:
+            options += ["--hosts", "%s/%d" % (self.start_distccd(address), SLOTS)]
+        place = "%s:%d" % (self.submitter, free_port(self.submitter))
+        self.others.append(Daemon(self.stage, self.submitter, self.program(
+            "daemon", "--listen", place, "--socket", self.socket(self.submitter), "--slots", "1", "--broadcast", "none",
+            "--state", self.stage.path("log", "submitter.state"), *self.load(self.submitter), *options)))
+        # DISTCC_LM_PYTHON: the client runs in the stage, which sees every interpreter, so it is the one under test.
+        self.env = dict(DISTCC_LM_SOCKET=self.socket(self.submitter), DISTCC_LM_PYTHON=sys.executable)
+        until(self._why, FARM_TIMEOUT_S, self._up, nap_s=0.1)
+
+    def _why(self):
+        hosts = (self.status(self.submitter) or {}).get("hosts", ())
+        return "both hosts up: %s" % [(host["name"], host["kind"], host["state"], host["reason"]) for host in hosts]
+
+    def _up(self):
+        for daemon in self.workers + self.others:
+            daemon.must_run()
+        hosts = (self.status(self.submitter) or {}).get("hosts", ())
+        up = {host["address"].rsplit(":", 1)[0] for host in hosts if host["kind"] != "local" and host["state"] == "up"}
+        return up >= {*self.ours, *self.theirs}
+
+    def compiler(self, name):
+        return "%s cc %s" % (self.stage.program, name)
+
+    def taken(self):
+        found = []
+        killed = {daemon.address for daemon in self.workers if daemon.process.poll() is not None}
+        for daemon in () if self.stopped else self.others + self.workers:
+            address = daemon.address
+            if address in killed or address in self.theirs:
+                continue
+            status = self.status(address)
+            if status is None:
+                return "no status from " + address
+            found += ["%s says %s running %s" % (address, host["name"], host["running"])
+                      for host in status["hosts"]
+                      if host["running"] and host["address"].rsplit(":", 1)[0] not in killed]    # its last report
+            found += ["%s has job %s" % (address, job) for job in status["jobs"]]
+        return "; ".join(found)
+
+
+class MixedFarm(OurFarm):
+    """One worker of ours beside a real distccd."""
+    name = "ours+distccd"
+    ours, theirs = ("127.0.0.2",), ("127.0.0.9",)
+
+
+class TheirServers(OurFarm):
+    """Our client, a real distccd and nothing else."""
+    name = "distccd by --hosts"
+    ours, theirs = (), ("127.0.0.9",)
+    share = 0.5             # with -j8 and 4 slots there, the local slot is one more host
+
+
+class DistccFarm(TreeFarm):
+    """Real distcc throughout: proves the harness, and shows what distcc itself does."""
+    name = "distcc"
+    same_depends = False    # distcc 3.4 puts the .d of -o objs/x.o beside x.c
+    kill_group = True       # distccd's children are servers of their own
+
+    def start(self):
+        self.env_of([self.start_distccd(address) for address in ("127.0.0.2", "127.0.0.3")])
+
+    def env_of(self, places):
+        os.makedirs(self.stage.path("home", "distcc"), exist_ok=True)
+        self.env = dict(DISTCC_HOSTS=" ".join("%s/%d" % (place, SLOTS) for place in places),
+                        DISTCC_LOG=self.stage.path("log", "distcc"),    # zlib's configure takes any word for a failure
+                        DISTCC_DIR=self.stage.path("home", "distcc"))
+
+    def compiler(self, name):
+        return "distcc " + name
+
+
+class TheirClient(DistccFarm):
+    """A real distcc client, one worker of ours."""
+    name = "distcc client"
+    kill_group = False
+
+    def start(self):
+        self.env_of([self.start_ours("127.0.0.2")])
+        until("worker up", FARM_TIMEOUT_S, lambda: self.status("127.0.0.2"), nap_s=0.1)
+
+
+# ---------------------------------------------------------------- trees
+LUA_MK = """
+OBJ := $(patsubst %.c,%.o,$(wildcard *.c))
+all: lua luac
+lua: $(filter-out luac.o,$(OBJ))
+\t$(CC) -Wl,-E -o $@ $^ -lm -ldl
+luac: $(filter-out lua.o,$(OBJ))
+\t$(CC) -o $@ $^ -lm -ldl
+%.o: %.c lua5.4-deb-multiarch.h
+\t$(CC) $(CFLAGS) -c -o $@ $<
+lua5.4-deb-multiarch.h:         # as debian/rules makes it
+\techo '#define DEB_HOST_MULTIARCH "none"' >$@
+"""
+# configure.py --bootstrap builds one file after the other, so: its list of sources (all but tests, benchmarks and
+# win32), its flags.  browse.cc needs a generated header and is optional there too.
+NINJA_MK = """
+OBJ := $(patsubst %.cc,%.o,$(filter-out %_test.cc test.cc %test.cc %_bench.cc %-win32.cc browse.cc %.in.cc,\
+$(wildcard *.cc)))
+ninja: $(OBJ)
+\t$(CXX) -o $@ $^ -lpthread
+%.o: %.cc
+\t$(CXX) $(CXXFLAGS) -c -o $@ $<
+"""
+
+
+class Tree:
+    """How one package is built.  Steps are argv lists; {cc}, {cxx}, {mk} are filled in; the last step is the make."""
+
+    def __init__(self, name, package, steps, smoke, makefile="", also=()):
+        self.name, self.package, self.steps, self.smoke, self.makefile = name, package, steps, smoke, makefile
+        self.also = set(also)       # files that a second make leaves, but not the first
+
+
+MAKE = ("make", "-j%d" % MAKE_JOBS)
+TREES = {tree.name: tree for tree in (
+    Tree("lua", "lua5.4", [(*MAKE, "-C", "src", "-f", "{mk}", "CC={cc}",
+                            "CFLAGS=-std=gnu99 -O2 -w -MMD -DLUA_COMPAT_5_3 -DLUA_USE_LINUX")],
+         ("src/lua", "-e", "assert(2^53 == 9007199254740992)"), LUA_MK),
+    Tree("zlib", "zlib", [("env", "CC={cc}", "CFLAGS=-O3 -w", "./configure"), (*MAKE, "CC={cc} -MMD")],
+         ("make", "test")),
+    Tree("redis", "redis", [(*MAKE, "-C", "src", "MALLOC=libc", "OPTIMIZATION=-O2", "DEBUG=-g", "WARN=-w", "CFLAGS=-w",
+                             "CC={cc}")], ("src/redis-server", "--version"), also=["src/Makefile.dep"]),
+    Tree("ninja", "ninja-build", [(*MAKE, "-C", "src", "-f", "{mk}", "CXX={cxx}",
+                                   "CXXFLAGS=-g -O2 -w -MMD -fno-rtti -fno-exceptions -DNINJA_PYTHON='\"python3\"'")],
+         ("src/ninja", "--version"), NINJA_MK))}
+
+
+def sources(tree):
+    """The package's .dsc in the cache folder, which apt-get fills once."""
+    cache = os.environ.get("DISTCC_LM_TREES") or os.path.expanduser("~/.cache/distcc_lm-trees")
+    os.makedirs(cache, exist_ok=True)
+    found = sorted(glob.glob(os.path.join(glob.escape(cache), tree.package + "_*.dsc")))
+    if not found:
+        code, output = run_step(["apt-get", "source", "--download-only", tree.package], check=False, cwd=cache,
+                                timeout=600)
+        found = sorted(glob.glob(os.path.join(glob.escape(cache), tree.package + "_*.dsc")))
+        if code or not found:
+            raise Missing("apt-get source %s failed in %s.  The apt sources need a deb-src entry (Types: deb deb-src)"
+                          " and an apt-get update; or put the package's .dsc and tar files there.\n%s"
+                          % (tree.package, cache, output[-2000:]))
+    return found[-1]
+
+
+# ---------------------------------------------------------------- comparing
+def objects_below(folder):
+    """Relative names of the relocatable ELF files, whatever their suffix (zlib's shared ones are .lo)."""
+    found = set()
+    for name in files_below(folder):
+        path = os.path.join(folder, name)
+        if os.path.isfile(path) and not os.path.islink(path):
+            with open(path, "rb") as file:
+                head = file.read(18)
+            if head[:4] == b"\x7fELF" and head[16:18] in (b"\1\0", b"\0\1"):
+                found.add(name)
+    return found
+
+
+def stripped(folder, name):
+    with tempfile.NamedTemporaryFile() as out:
+        run_step(["objcopy", "--strip-debug", os.path.join(folder, name), out.name])
+        return out.read()
+
+
+def debug_facts(folder, name):
+    """(names, lines, rows) of an object's debug information.
+
+    names: source name and compile folder of each unit, folder and file tables of the line program.
+    lines: what a debugger makes of it: (sequence, address, file, line) wherever the line changes.
+    rows:  the table itself.  It is finer: several views of one address, statement marks.  Those come from macro
+           locations, which plain -E does not keep (distcc has the same), so rows may differ where lines are equal."""
+    names, taking = [], False
+    dump = run_step(["readelf", "--debug-dump=info", "--dwarf-depth=1", "--debug-dump=rawline", name], cwd=folder)[1]
+    for line in dump.splitlines():
+        taking = line.startswith((" The Directory Table", " The File Name Table")) or taking and bool(line.strip())
+        if taking or " DW_AT_name" in line or " DW_AT_comp_dir" in line:
+            names.append(re.sub(r"offset: \w+|^\s*<\w+>", "", line))
+    rows = re.findall(r"^(\S+) +(\d+|-) +(0x[0-9a-f]+|0)\b(.*)$",
+                      run_step(["readelf", "--wide", "--debug-dump=decodedline", name], cwd=folder)[1], re.M)
+    places, sequence = {}, 0
+    for file, line, address, _ in rows:
+        sequence += line == "-"
+        places[sequence, int(address, 16)] = file, line     # the last row of an address counts
+    lines, last = [], None
+    for where in sorted(places):
+        if places[where] != last:
+            last = places[where]
+            lines.append((where, last))
+    return names, lines, rows
+
+
+class Comparison:
+    """What differs between a reference build and another of the same folder."""
+
+    def __init__(self, reference, built, partial=False):
+        objects, got = objects_below(reference), objects_below(built)
+        depends, deps_got = ({name for name in files_below(folder) if name.endswith(".d")}
+                             for folder in (reference, built))
+        self.objects, self.depends = len(objects & got), len(depends & deps_got)
+        self.differing = sorted(got - objects) + sorted(name for name in objects & got
+                                                        if not self._same_code(reference, built, name))
+        self.missing = [] if partial else sorted(objects - got)
+        self.deps_missing = [] if partial else sorted(depends - deps_got)
+        self.debug, self.views = [], 0
+        for name in sorted((objects & got) - set(self.differing)):
+            if not self._identical(reference, built, name):
+                was, now = debug_facts(reference, name), debug_facts(built, name)
+                if was[:2] != now[:2]:
+                    self.debug.append(name)
+                else:
+                    self.views += was[2] != now[2]
+        if partial:     # gcc writes the .d first: one without its object may be anything, as after a plain build's ^C
+            deps_got = {name for name in deps_got if os.path.splitext(name)[0] + ".o" in got}
+        self.deps_differing = sorted(deps_got - depends) + sorted(
+            name for name in depends & deps_got if not self._identical(reference, built, name))
+
+    @staticmethod
+    def _identical(reference, built, name):
+        return filecmp.cmp(os.path.join(reference, name), os.path.join(built, name), shallow=False)
+
+    def _same_code(self, reference, built, name):
+        return self._identical(reference, built, name) or stripped(reference, name) == stripped(built, name)
+
+    def problems(self, depends=True):
+        lists = [("object differs", self.differing), ("debug lines or names differ", self.debug),
+                 ("object missing", self.missing)]
+        if depends:
+            lists += [(".d differs", self.deps_differing), (".d missing", self.deps_missing)]
+        return ["%s: %s" % (what, " ".join(names)) for what, names in lists if names]
+
+    def __str__(self):
+        return "objects %d, differing %d, debug differing %d (views %d), .d %d, differing %d, missing %d" % (
+            self.objects, len(self.differing), len(self.debug), self.views, self.depends,
+            len(self.deps_differing), len(self.deps_missing))
+
+
+# ---------------------------------------------------------------- one build, and the scenarios
+class Build:
+    """make of a tree in the stage, in its own process group as a terminal would have it."""
+
+    def __init__(self, trial, farm, cc, cxx, fresh=True):
+        self.trial, self.stage, self.farm = trial, trial.stage, farm
+        self.words = dict(cc=cc, cxx=cxx, mk=trial.makefile)
+        self.env = self.stage.environment(**(farm.env if farm else {}))
+        self.log = self.stage.path("log", "make")
+        if fresh:
+            shutil.rmtree(trial.tree_dir, ignore_errors=True)
+            shutil.copytree(trial.pristine, trial.tree_dir, symlinks=True)
+            for step in trial.tree.steps[:-1]:
+                run_step(self.stage.command(self._fill(step), trial.tree_dir), env=self.env, timeout=BUILD_TIMEOUT_S)
+        self.before = set(self.stage.processes())
+        self.start = self.stage.census.mark()
+        self.began = time.monotonic()
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(self.stage.command(self._fill(trial.tree.steps[-1]), trial.tree_dir),
+                                            stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.env,
+                                            start_new_session=True)
+
+    def _fill(self, step):
+        return [word.format_map(self.words) if "{" in word else word for word in step]
+
+    def runs(self):
+        return self.stage.census.since(self.start)
+
+    def halfway(self):
+        """Wait until half of the compiles have begun, here or in workers."""
+        half = sum(self.trial.expected.values()) // 2
+        spaces = self.farm.worker_namespaces()
+
+        def there():
+            if self.process.poll() is not None:
+                raise Failed("make ended (%s) before half of the %d compiles had begun\n%s"
+                             % (self.process.returncode, 2 * half, tail(self.log)))
+            runs = self.runs()
+            begun = own_compiles(runs, self.stage.namespace) + worker_compiles(runs, spaces)
+            return sum(begun.values()) >= half
+        try:
+            until("half of the compiles begun", BUILD_TIMEOUT_S, there, nap_s=0.005)
+        except BaseException:
+            end_group(self.process)
+            raise
+
+    def left(self):
+        """What is left of this build: processes, files in temp dirs; when there are none, slots that are taken."""
+        self.process.poll()                             # reaps make
+        found = ["process: " + text for pid, text in self.stage.processes().items()
+                 if pid not in self.before and not text.startswith("distccd ")]     # distccd renews its children
+        for worker in self.farm.workers:
+            found += ["file: %s/%s" % (worker.tmpdir, name) for name in worker.leftover()]
+        found += ["file: " + self.stage.path("tmp", name) for name in files_below(self.stage.path("tmp"))]
+        taken = "" if found else self.farm.taken()
+        return found + ["slot: " + taken] * bool(taken)
+
+    def all_gone(self):
+        """Seconds until nothing is left, at most GONE_S."""
+        began = asked = time.monotonic()
+        found = []
+
+        def none_left():
+            nonlocal asked, found
+            asked = time.monotonic()                    # a look takes time of its own: status runs once a daemon
+            found = self.left()
+            return not found
+        until(lambda: "nothing left of the build:\n  " + "\n  ".join(found), GONE_S, none_left)
+        return asked - began
+
+    def finish(self):
+        """Wall seconds of a make that succeeds."""
+        try:
+            code = self.process.wait(BUILD_TIMEOUT_S)
+        except BaseException:
+            end_group(self.process)
+            raise
+        self.seconds = time.monotonic() - self.began
+        if code:
+            raise Failed("make exited %d\n%s" % (code, tail(self.log, 4000)))
+        run_step(self.stage.command(self.trial.tree.smoke, self.trial.tree_dir), env=self.stage.environment())
+        return self.seconds
+
+
+class Trial:
+    """A tree in a stage: the reference build once, then the scenarios."""
+
+    def __init__(self, stage, tree):
+        self.stage, self.tree = stage, tree
+        self.tree_dir = stage.path("src", "tree")       # one path for all builds, so that debug paths agree
+        self.pristine = stage.path("src", tree.name + ".pristine")
+        self.reference = stage.path("src", tree.name + ".reference")
+        self.makefile = stage.path("src", tree.name + ".mk")
+        with open(self.makefile, "w") as file:
+            file.write(tree.makefile)
+        run_step(["dpkg-source", "--no-check", "-x", sources(tree), self.pristine])
+        build = Build(self, None, "gcc", "g++")
+        build.finish()
+        self.expected = own_compiles(build.runs(), stage.namespace)     # Counter by source of what gcc -c compiles
+        os.rename(self.tree_dir, self.reference)
+        self.figure("reference", "gcc", "objects %d, compiles %d, %.1f s" % (
+            len(objects_below(self.reference)), sum(self.expected.values()), build.seconds))
+
+    def figure(self, scenario, farm, text):
+        print("%-6s %-14s %-18s %s" % (self.tree.name, scenario, farm, text), flush=True)
+
+    def judge(self, scenario, farm, build, share=None, depends=True):
+        """Compare and count a finished build; one line; Failed with the names of what differs."""
+        build.all_gone()
+        result = Comparison(self.reference, self.tree_dir)
+        runs = build.runs()
+        workers = worker_compiles(runs, farm.worker_namespaces())
+        remote = remote_count(self.expected, own_compiles(runs, self.stage.namespace), workers)
+        all_of_them = sum(self.expected.values())
+        self.figure(scenario, farm.name, "%s, remote %d/%d, %.1f s" % (result, remote, all_of_them, build.seconds))
+        problems = result.problems(depends)
+        problems += ["a worker compiled other than preprocessed text: %s" % shlex.join(run.argv) for run in runs
+                     if run.namespace in farm.worker_namespaces() and not run.preprocessed]
+        if share is not None:
+            problems += ["no compile at all on " + self.stage.names[space]
+                         for space in farm.worker_namespaces() - {run.namespace for run in runs}]
+        if share is not None and remote <= share * all_of_them:
+            local = self.expected - workers
+            problems.append("remote %d of %d; local: %s" % (remote, all_of_them, " ".join(sorted(local))))
+        problems += ["not left by a plain build: " + name for name in self.extra_files()]
+        if problems:
+            raise Failed("\n  ".join(problems))
+
+    def extra_files(self):
+        """Files in the tree that a plain build does not leave."""
+        return sorted(files_below(self.tree_dir) - files_below(self.reference) - self.tree.also)
+
+
+def through(trial, farm, **options):
+    return Build(trial, farm, farm.compiler("gcc"), farm.compiler("g++"), **options)
+
+
+def scenario_whole(trial, farm):
+    """The whole build, more than the farm's share of it in workers."""
+    build = through(trial, farm)
+    build.finish()
+    trial.judge("whole", farm, build, share=farm.share, depends=farm.same_depends)
+
+
+def scenario_kill(trial, farm):
+    """One worker killed in the middle."""
+    build = through(trial, farm)
+    build.halfway()
+    victim = farm.workers[-1]
+    victim.kill(group=farm.kill_group)
+
+    def left():
+        return [*trial.stage.processes({victim.namespace}).values(), *victim.leftover()]
+    try:
+        if not farm.kill_group:
+            until(lambda: "nothing left of the killed daemon: %s" % left(), GONE_S, lambda: not left())
+        else:
+            victim.resting |= files_below(victim.tmpdir)        # nobody is there to clean up
+    finally:
+        build.finish()
+    trial.judge("kill", farm, build, depends=farm.same_depends)
+
+
+def scenario_alone(trial, farm):
+    """No daemon at all."""
+    farm.stop()
+    build = through(trial, farm)
+    build.finish()
+    trial.judge("alone", farm, build, depends=farm.same_depends)
+
+
+def scenario_interrupt(trial, farm):
+    """^C in the middle: within GONE_S nothing is left but whole objects, and make then goes on to the end."""
+    build = through(trial, farm)
+    build.halfway()
+    os.killpg(build.process.pid, signal.SIGINT)
+    try:
+        gone_s = build.all_gone()
+    finally:
+        end_group(build.process)
+    if not build.process.returncode:
+        raise Failed("make was not interrupted: it had ended already")
+    result = Comparison(trial.reference, trial.tree_dir, partial=True)
+    trial.figure("interrupt", farm.name, "%s, all gone after %.2f s" % (result, gone_s))
+    problems = result.problems(farm.same_depends)
+    problems += ["not left by a plain build: " + name for name in trial.extra_files()]
+    if problems:
+        raise Failed("\n  ".join(problems))
+    build = through(trial, farm, fresh=False)
+    build.finish()
+    trial.judge("resumed", farm, build, depends=farm.same_depends)
+
+
+SCENARIOS = {"whole": scenario_whole, "kill": scenario_kill, "alone": scenario_alone, "interrupt": scenario_interrupt}
+MIXED = {"mixed": MixedFarm, "distccd": TheirServers, "distcc-client": TheirClient}     # whole, with other programs
+
+
+def run_scenario(trial, name, farm):
+    """One scenario in a farm of its own; farm: the class, for those of SCENARIOS."""
+    farm = MIXED.get(name, farm)(trial.stage)
+    try:
+        SCENARIOS.get(name, scenario_whole)(trial, farm)
+    except Failed as error:
+        logs = "\n".join(tail(daemon.log) for daemon in farm.workers + farm.others)
+        raise Failed("%s, %s, farm %s: %s\n%s" % (trial.tree.name, name, farm.name, error, logs)) from None
+    finally:
+        farm.stop()
+
+
+# ---------------------------------------------------------------- tests: the small trees, and the harness itself
+LANDLOCK_PY = """
+import ctypes, os, struct, sys
+libc, tmp = ctypes.CDLL(None, use_errno=True), sys.argv[1]
+abi = libc.syscall(444, None, 0, 1)
+READ, ALL = 1 | 4 | 8, (1 << (13 if abi < 2 else 14 if abi < 3 else 15 if abi < 5 else 16)) - 1   # READ: execute too
+attr = struct.pack("QQQ", ALL, 3, 3)[:24 if abi >= 6 else 8]        # ABI 6: no TCP, no abstract socket, no signal
+rules = libc.syscall(444, attr, len(attr), 0)
+read = "/usr/bin", "/usr/lib", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/dev/null"
+for name, rights in [(name, READ) for name in read] + [(tmp, ALL)]:
+    if os.path.exists(name):
+        fd = os.open(name, os.O_PATH)
+        rights &= ALL if os.path.isdir(name) else 5
+        assert libc.syscall(445, rules, 1, struct.pack("=Qi", rights, fd), 0) == 0, os.strerror(ctypes.get_errno())
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.syscall(446, rules, 0) == 0, os.strerror(ctypes.get_errno())
+for name in ("/etc/hostname", "/proc/self/status"):
+    try:
+        open(name); sys.exit(name + " can be read: no Landlock")
+    except PermissionError:
+        pass
+os.environ["TMPDIR"] = tmp
+os.execv("/usr/bin/gcc", ["gcc", "-c", tmp + "/x.i", "-o", tmp + "/x.o"])
+"""
+
+
+class TreeTests(unittest.TestCase):
+    """Lua and zlib through a farm; with --farm distcc, or without the program, nothing here is about ours."""
+    farm = OurFarm
+
+    @classmethod
+    def setUpClass(cls):
+        cls.stage = Stage()
+        cls.addClassCleanup(cls.stage.close)
+        cls.trials = {}
+
+    def scenario(self, tree, name):
+        if tree not in self.trials:
+            self.trials[tree] = Trial(self.stage, TREES[tree])
+        run_scenario(self.trials[tree], name, self.farm)
+
+    def test_census_hears_a_contained_worker(self):
+        """As nobody, under every right that Landlock knows, in a worker's namespace."""
+        tmp = self.stage.path("tmp-landlock")
+        os.mkdir(tmp)
+        os.chmod(tmp, 0o777)
+        with open(os.path.join(tmp, "x.i"), "w") as file:
+            file.write('# 0 "some/source.c"\nint x;\n')
+        start = self.stage.census.mark()
+        if ctypes.CDLL(None).syscall(444, None, 0, 1) < 1:
+            self.skipTest("no Landlock in this kernel")
+        run_step(self.stage.command(["unshare", "-m", "sh", "-c", WORKER_SH, "worker", *self.stage.hidden(), "--",
+                                "/usr/bin/python3", "-c", LANDLOCK_PY, tmp]))
+        (seen,) = self.stage.census.since(start)
+        self.assertEqual((seen.source, seen.uid), ("source.c", 65534))
+        self.assertTrue(seen.preprocessed and not seen.preprocesses)
+        self.assertNotIn(seen.namespace, (self.stage.namespace, self.stage.outside))
+        self.assertTrue(os.path.getsize(os.path.join(tmp, "x.o")))
+
+    def test_lua_whole(self):
+        self.scenario("lua", "whole")
+
+    def test_lua_worker_killed(self):
+        self.scenario("lua", "kill")
+
+    def test_lua_no_daemon(self):
+        self.scenario("lua", "alone")
+
+    def test_lua_interrupted(self):
+        self.scenario("lua", "interrupt")
+
+    @unittest.skipUnless(shutil.which("distccd"), "distcc is not installed")
+    def test_lua_mixed(self):
+        for name in MIXED:
+            with self.subTest(name):
+                self.scenario("lua", name)
+
+    def test_zlib_whole(self):
+        self.scenario("zlib", "whole")
+
+
+def trees_main(argv=None):
+    parser = argparse.ArgumentParser(description="Build real trees through a farm and compare every object.")
+    parser.add_argument("trees", nargs="*", metavar="TREE", help="of %s (default: all)" % " ".join(TREES))
+    parser.add_argument("--scenario", action="append", choices=[*SCENARIOS, *MIXED],
+                        help="default: all, those with other programs for the first tree only")
+    parser.add_argument("--farm", choices=("ours", "distcc"), default="ours")
+    parser.add_argument("--steady", action="store_true", help="our daemons see an idle machine (--procfs)")
+    parser.add_argument("--keep", action="store_true", help="keep the folder, for looking at what differs")
+    options = parser.parse_args(argv)
+    unknown = set(options.trees) - set(TREES)
+    if unknown:
+        parser.error("unknown tree: " + " ".join(sorted(unknown)))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))     # so that everything is cleaned up then too
+    TreeFarm.steady = options.steady
+    farm, failed, stage = {"ours": OurFarm, "distcc": DistccFarm}[options.farm], 0, None
+    try:
+        stage = Stage()
+        for index, tree in enumerate(options.trees or TREES):
+            trial = None
+            mixed = () if index or options.farm != "ours" else MIXED
+            for name in options.scenario or [*SCENARIOS, *mixed]:
+                try:
+                    trial = trial or Trial(stage, TREES[tree])
+                    run_scenario(trial, name, farm)
+                except (Failed, Missing) as error:
+                    failed += 1
+                    print("FAILED %s\n" % error, flush=True)
+    except Missing as error:
+        parser.exit(1, "%s\n" % error)
+    finally:
+        if stage:
+            stage.close(options.keep)
+    print("%d failed" % failed)
+    return 1 if failed else 0
+
+
+# ==== The demo and the command line =================================================================================
+
+def demo_tree(folder, count=40):
+    """A C program of `count` sources and a makefile."""
+    for i in range(count):
+        line = "int part%d_%d(int x) { char s[64]; snprintf(s, sizeof s, \"%%d\", x * %d); return atoi(s); }\n"
+        body = "".join(line % (i, j, j + 1) for j in range(40))
+        write(os.path.join(folder, "part%d.c" % i), ("#include <stdio.h>\n#include <stdlib.h>\n" + body).encode())
+    calls = " + ".join("part%d_1(1)" % i for i in range(count))
+    head = "".join("int part%d_1(int);\n" % i for i in range(count))
+    write(os.path.join(folder, "main.c"), ("#include <stdio.h>\n%sint main(void) { printf(\"%%d parts\\n\", (%s) / 2); "
+                                           "return 0; }\n" % (head, calls)).encode())
+    write(os.path.join(folder, "Makefile"), b"OBJECTS := $(patsubst %.c,%.o,$(wildcard *.c))\nprog: $(OBJECTS)\n\t"
+          b"$(CC) -o $@ $(OBJECTS)\n%.o: %.c\n\t@$(CC) -O2 -c -o $@ $<\n")
+
+
+def demo():
+    """Two workers and a submitter on loopback addresses build a C tree. Exit status."""
+    with LoopbackFarm() as farm, tempfile.TemporaryDirectory(prefix="distcc_lm-demo-") as folder:
+        workers = [farm.worker(), farm.worker()]
+        submitter = farm.submitter(*workers, options=("--slots", "1"))
+        demo_tree(folder)
+        compiler = "%s %s cc gcc" % (sys.executable, PROGRAM)
+        print("make -j8 CC=\"distcc_lm.py cc gcc\" in a tree of 41 C files, two workers on loopback")
+        done = subprocess.run(["make", "-s", "-C", folder, "-j8", "CC=" + compiler], env=environment(submitter.socket))
+        if done.returncode == 0:
+            subprocess.run([os.path.join(folder, "prog")])
+        print("\ndistcc_lm.py status:\n", flush=True)
+        subprocess.run([sys.executable, PROGRAM, "status"], env=environment(submitter.socket))
+        return done.returncode
+
+
+class CountingResult(unittest.TextTestResult):
+    """Counts what passed, for the closing line."""
+    passed = 0
+
+    def addSuccess(self, test):
+        super().addSuccess(test)
+        self.passed += 1
+
+
+def run_tests(names):
+    """Run the named tests. With DISTCC_LM_STRICT=1, as in CI, a skipped one has failed. Exit status."""
+    suite = unittest.TestLoader().loadTestsFromNames(names, sys.modules[__name__])
+    result = unittest.TextTestRunner(verbosity=1, resultclass=CountingResult, buffer=True).run(suite)
+    failed = len(result.failures) + len(result.errors) + len(result.unexpectedSuccesses)
+    for test, reason in result.skipped:
+        print("skipped: %s: %s" % (test, reason))
+    if os.environ.get("DISTCC_LM_STRICT") == "1":
+        failed += len(result.skipped)
+    print("%d passed, %d failed, %d skipped" % (result.passed, failed, len(result.skipped)))
+    return 1 if failed else 0
+
+
+def run_all():
+    """All tests, in a few processes at once since most of them wait most of the time. Exit status."""
+    module = sys.modules[__name__]
+    classes = [name for name, thing in vars(module).items()
+               if isinstance(thing, type) and issubclass(thing, unittest.TestCase)
+               and unittest.TestLoader().getTestCaseNames(thing)]
+    workers = int(os.environ.get("DISTCC_LM_WORKERS") or (os.cpu_count() or 1) + 1)
+    chunks = [classes[i::4 * workers] for i in range(4 * workers)]
+    counts = collections.Counter()
+
+    def one(chunk):
+        done = subprocess.run([sys.executable, os.path.abspath(__file__), *chunk], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace")
+        found = re.findall(r"(?m)^(\d+) passed, (\d+) failed, (\d+) skipped$", done.stdout) or [("0", "1", "0")]
+        counts.update(dict(zip(("passed", "failed", "skipped"), map(int, found[-1]))))
+        if done.returncode or int(found[-1][2]):
+            print(done.stdout, flush=True)
+        else:
+            print("ok: " + " ".join(chunk), flush=True)
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        list(pool.map(one, filter(None, chunks)))
+    print("%d passed, %d failed, %d skipped" % (counts["passed"], counts["failed"], counts["skipped"]))
+    return 1 if counts["failed"] else 0
+
+
+def main(words):
+    if words[:1] == ["demo"]:
+        return demo()
+    if words[:1] == ["trees"]:
+        return trees_main(words[1:])
+    return run_tests(words) if words else run_all()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
