@@ -199,6 +199,7 @@ BANDWIDTH_PRIOR_KB_S = 50_000.0     # before it is measured
 UNKNOWN_HOST_RESULTS = 3            # until so many results a host gets cores / 4 jobs at most
 REFUSAL_MEMORY_S = 86_400.0         # how long (file, flags) go local after a remote mishap
 REFUSALS_REMEMBERED = 2000
+FILES_REMEMBERED = 50_000           # headers are searched again / memory, for each user
 DECISIONS_KEPT = 500
 STATE_SAVE_S = 60.0
 DRAIN_LIMIT_S = 9.0                 # jobs are cut off / service managers lose patience (they are told 10 s)
@@ -210,6 +211,7 @@ SPAWN_START_S = 10                  # fork to "ready". Low: fails on a swapping 
 SPAWN_STOP_S = 2.0                  # patience of stop() before SIGKILL. Low: folders left; high: slow shutdown
 SHUTDOWN_S = 0.8                    # the spawner's own, for jobs to die; a process in D state must not hold it for ever
 ORPHAN_S = 1.0                      # a job's end waits at most so long for processes that left its group
+START_RETRY_S = 2.0                 # a job fails because another's remains still fill the limit / it waits for nothing
 SWEEP_S = 1                         # the main thread looks for orphans so often. Low: wake-ups; high: fork bombs last
 RULES_REFRESH_S = 5                 # rules hold inodes, and ldconfig renames a new ld.so.cache into place. High:
                                     # libraries are not found for so long after it; low: 140 us more a job
@@ -445,9 +447,13 @@ class Times:
         self.peak_kb, self.concurrency = peak_kb, concurrency
 
 
+    def figures(self):
+        """As they are sent: whole numbers, concurrency in hundredths."""
+        return self.queue_ms, self.elapsed_ms, self.cpu_ms, self.peak_kb, int(self.concurrency * 100)
+
+
 def encode_times(times):
-    return body_token(b"TIME", b"%d %d %d %d %d" % (times.queue_ms, times.elapsed_ms, times.cpu_ms, times.peak_kb,
-                                                  int(times.concurrency * 100)))
+    return body_token(b"TIME", b"%d %d %d %d %d" % times.figures())
 
 
 def decode_times():
@@ -663,7 +669,9 @@ class Load:
 #                      HELO version, "local", reason, compiles (0|1), source       a command that is not distributed
 #                      HELO version, "status" | "jobs" | "why" | "drain", argument
 #                      IDNT identity in hex, or empty: cannot be identified        after a TURN that asked for it
-#                      SIZE bytes, preprocessing ms, mode                          preprocessed, ends the turn
+#                      SEEN file keys, 16 hex digits each                          which of these must I look into?
+#                      SIZE bytes, preprocessing ms, mode, plain files, odd files  preprocessed, ends the turn; keys of
+#                                                                                  files that were looked into
 #                      FAIL reason, text                                           that host failed: another one, please
 #                      HOME reason, hold (0|1)              gives up the farm: a local slot, please; hold: as in LOCL
 #                      DONE outcome, bytes out, bytes in, total ms, queue, elapsed, cpu ms, peak KB, concurrency * 100
@@ -671,6 +679,7 @@ class Load:
 #                           with hold); the figures only with ok, the server's own -1 where it gave none
 #   daemon to client   WAIT what                                                   an answer comes later
 #                      TURN mode, identity wanted (0|1)                            preprocess now
+#                      FILE odd (0|1), numbers of unknown files                    in answer to SEEN
 #                      SOCK host, kind, mode  + the socket                         send the job there
 #                      LOCL reason, hold (0|1)              run it here; hold: keep this connection until it ends
 #                      PING                                                        still here
@@ -1803,9 +1812,9 @@ def content_refusal(text, command, mode="plain"):
 
 
 # What -fdirectives-only loses or expands in the second stage (each tried with gcc 12): pragmas whose words are macro
-# expanded or that act on macros, and the macros that tell of this machine, this moment or the file's place.
-DIRECTIVES_ONLY_PRAGMAS = (b"push_macro", b"pop_macro", b"redefine_extname", b"message", b"scalar_storage_order",
-                           b"omp", b"acc")
+# expanded or that act on macros (omp and acc do only with flags that bar the mode), and the macros that tell of this
+# machine, this moment or the file's place.
+DIRECTIVES_ONLY_PRAGMAS = (b"push_macro", b"pop_macro", b"redefine_extname", b"message", b"scalar_storage_order")
 DIRECTIVES_ONLY_MACROS = (b"__TIME__", b"__DATE__", b"__TIMESTAMP__", b"__BASE_FILE__", b"__INCLUDE_LEVEL__")
 
 
@@ -1822,6 +1831,11 @@ def directives_only_refusal(text):
         if text.find(macro) >= 0:
             return macro
     return b""
+
+
+def unremarkable(text):
+    """Whether a file has nothing that the functions above would look at in a text made of it by -fdirectives-only."""
+    return not (directives_only_refusal(text) or _assembler_reads(text) or _gcc_pragma(text, "directives"))
 
 
 # -- the server's table ------------------------------------------------------------------------------------------------
@@ -3785,7 +3799,9 @@ class SpawnServer:
             try:
                 if self.landlock:
                     self.landlock.restrict_thread(folder_fd, request.readable)
-                self._start_compiler(job, request, folder_fd)
+                deadline = time.monotonic() + START_RETRY_S
+                while not self._start_compiler(job, request, folder_fd, time.monotonic() > deadline):
+                    time.sleep(0.02)
             finally:
                 os.close(folder_fd)
         except Exception as error:                      # whatever it is, the daemon must hear of its job
@@ -3793,7 +3809,9 @@ class SpawnServer:
         self._send(SpawnResult(job.job_id, "started", job.pid))
         self._await_end(job)
 
-    def _start_compiler(self, job, request, folder_fd):
+    def _start_compiler(self, job, request, folder_fd, last):
+        """False where the user has too many processes just now (what an ended job left dies within a second), except
+        at the last try: OSError."""
         create = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         with self.lock:
             if job.reason:
@@ -3804,12 +3822,18 @@ class SpawnServer:
             # Inherited; the spawner itself ignores SIGXCPU. Each time, because the kernel raises a limit that was hit.
             resource.setrlimit(resource.RLIMIT_CPU, self.cpu_limit)
             job.started = time.monotonic()
-            job.pid = os.posix_spawn(
-                request.argv[0], request.argv, request.env, setpgroup=0, setsigmask=[], setsigdef=ignored_signals(),
-                file_actions=[(os.POSIX_SPAWN_OPEN, 1, b"out", create, 0o600),
-                              (os.POSIX_SPAWN_OPEN, 2, b"err", create, 0o600)])
+            try:
+                job.pid = os.posix_spawn(
+                    request.argv[0], request.argv, request.env, setpgroup=0, setsigmask=[],
+                    setsigdef=ignored_signals(), file_actions=[(os.POSIX_SPAWN_OPEN, 1, b"out", create, 0o600),
+                                                               (os.POSIX_SPAWN_OPEN, 2, b"err", create, 0o600)])
+            except BlockingIOError:
+                if last:
+                    raise
+                return False
             if self.settings.nice > 0:                  # afterwards, so that the spawner stays quick to kill; the
                 os.setpriority(os.PRIO_PGRP, job.pid, self.nice)    # group, as the driver may have forked by now
+        return True
 
     def _await_end(self, job):
         if hasattr(os, "waitid"):                       # not on macOS
@@ -5189,7 +5213,16 @@ class Session:
         job = self.need_job("preprocess")
         if job.identity is None:
             raise WireError("SIZE before the compiler's identity")
+        for plain, keys in zip((True, False), fields[3:5]):
+            self.hub.remember_files(self.uid, keys, plain)
         self.hub.scheduler.sized(job, size // 1024 + 1, milliseconds / 1e3, mode, self.hub.loop.now())
+
+    def on_seen(self, fields):
+        known = self.hub.looked_into.get(self.uid, {})
+        keys = [fields[0][i:i + 16] for i in range(0, len(fields[0]), 16)] if fields else []
+        self.need_job("preprocess")
+        self.send(b"FILE", int(any(known.get(key) is False for key in keys)),
+                  " ".join(str(number) for number, key in enumerate(keys) if key not in known))
 
     def on_fail(self, fields):
         job = self.need_job("remote", "wait", "home")
@@ -5225,8 +5258,8 @@ class Session:
             raise WireError("a message that does not fit state %s" % (self.job and self.job.state))
         return self.job
 
-    HANDLERS = {b"HELO": on_hello, b"IDNT": on_identity, b"SIZE": on_size, b"FAIL": on_fail, b"HOME": on_home,
-                b"DONE": on_done}
+    HANDLERS = {b"HELO": on_hello, b"IDNT": on_identity, b"SEEN": on_seen, b"SIZE": on_size, b"FAIL": on_fail,
+                b"HOME": on_home, b"DONE": on_done}
 
     # -- out
 
@@ -5318,6 +5351,7 @@ class Hub:
         self.sessions = set()
         self.identities = {}                        # (uid, compiler key): identity; b"": cannot be identified
         self.per_uid = collections.Counter()        # sessions
+        self.looked_into = {}                       # uid: {file key: whether it has nothing remarkable for stage 1}
         self.holders = {}                           # pid that holds a local slot: how many
 
     def accept(self, listener):
@@ -5340,6 +5374,14 @@ class Hub:
             self.identities.clear()
         if compiler_key:
             self.identities[uid, compiler_key] = identity
+
+    def remember_files(self, uid, keys, plain):
+        """By uid, since it is that user's word."""
+        known = self.looked_into.setdefault(uid, {})
+        if len(known) > FILES_REMEMBERED:
+            known.clear()
+        for i in range(0, len(keys), 16):
+            known[keys[i:i + 16]] = plain
 
     def nested(self, pid):
         """Whether a process above this one holds a local slot: then it must not wait for another."""
@@ -6558,6 +6600,14 @@ class DaemonLink:
         self.backlog = data
         return True
 
+    def ask_about(self, keys):
+        """(whether one of these files is odd, the numbers of those that the daemon does not know), for SourceText."""
+        self.send(b"SEEN", "".join(keys))
+        name, fields = self.receive()
+        if name != b"FILE":
+            raise WireError("%r in answer to SEEN" % name)
+        return fields[0] == b"1", [int(number) for number in fields[1].split()]
+
     def take_socket(self):
         """The descriptor that came with the last SOCK; it is the caller's now."""
         fd, self.passed = self.passed, -1
@@ -6897,14 +6947,23 @@ class Invocation:
             return 126 << 8
 
 
+def file_key(path):
+    """16 hex digits for a file as it is now. OSError."""
+    found = posix.stat(path)
+    mixed = (found.st_mtime_ns * 1000003 ^ found.st_ino) * 1000003 ^ found.st_size ^ found.st_dev << 40
+    return "%016x" % (mixed & 0xffffffffffffffff)
+
+
 class SourceText:
     """Stage 1: the preprocessed source, in memory, and the dependencies that go with it."""
 
-    def __init__(self, invocation, command):
+    def __init__(self, invocation, command, ask):
         self.invocation, self.command = invocation, command
-        self.fd = self.depend_fd = -1
+        self.ask = ask                      # (file keys) -> (whether one is odd, numbers of those not known yet)
+        self.fd = self.depend_fd = self.list_fd = -1
         self.size = self.milliseconds = 0
         self.mode = MODE_NAMES[MODE_PLAIN]
+        self.plain_files, self.odd_files = [], []           # keys of files that were looked into
 
     def make(self, mode):
         """Fill it in that mode, unless it is. The name of a reason where the compile must stay here, else None. Where
@@ -6929,6 +6988,8 @@ class SourceText:
         elif not self.preprocess():
             return "preprocessor"
         self.size = posix.fstat(self.fd).st_size
+        if mode == "directives" and self.made_of_plain_files():
+            return None
         text = read_all(self.fd, self.size)
         if mode == "directives" and directives_only_refusal(text):
             return "directives-only"
@@ -6940,18 +7001,43 @@ class SourceText:
         command, environ, place = self.command, self.invocation.environ, None
         self.fd, messages = scratch_file("text"), scratch_file("messages")
         if command.depfile is not None:
-            self.depend_fd = scratch_file("dependencies")
-            place = "/dev/fd/%d" % self.depend_fd
-            posix.set_inheritable(self.depend_fd, True)
+            self.depend_fd, place = self.inherited_file("dependencies")
             changes = command.preprocess_environ(place).items()
             environ = {**environ, **{encode_system(name): encode_system(value) for name, value in changes}}
         argv = self.invocation.argv()[:1] + command.preprocess_args(self.mode, place)
+        if self.mode == "directives" and not any(word.startswith("-M") for word in argv):
+            self.list_fd, place = self.inherited_file("files")
+            argv += ["-MD", "-MT", "x", "-MF", place]
         status = self.invocation.spawn(argv, environ, [self.fd, messages])
-        if self.depend_fd >= 0:
-            posix.set_inheritable(self.depend_fd, False)
+        for fd in (self.depend_fd, self.list_fd):
+            if fd >= 0:
+                posix.set_inheritable(fd, False)
         silent = not posix.fstat(messages).st_size
         posix.close(messages)
         return status == 0 and silent
+
+    def inherited_file(self, name):
+        """(descriptor, path by which the preprocessor can write it)."""
+        fd = scratch_file(name)
+        posix.set_inheritable(fd, True)
+        return fd, "/dev/fd/%d" % fd
+
+    def made_of_plain_files(self):
+        """Whether every file that went into the text is known, or now seen, to have nothing remarkable: then the text,
+        five times as long, need not be searched. 3.5 ms less for 1.6 MB, 5 ms with C++'s 3 MB."""
+        text = read_all(self.list_fd, posix.fstat(self.list_fd).st_size) if self.list_fd >= 0 else b""
+        if not text.startswith(b"x: ") or b"\\ " in text or b"$$" in text:
+            return False
+        words = encode_system("\0".join(self.invocation.words))
+        if not unremarkable(words):                         # -DNOW=__TIME__
+            return False
+        paths = text[3:].replace(b"\\\n", b" ").split()
+        keys = [file_key(path) for path in paths]
+        odd, unknown = self.ask(keys) if len(keys) < 3000 else (True, ())
+        for number in unknown:
+            plain = unremarkable(read_file(paths[number]))
+            (self.plain_files if plain else self.odd_files).append(keys[number])
+        return not odd and not self.odd_files
 
     def write_dependencies(self, outputs):
         """Put the dependency file in place; `outputs` gets the NewFile, to be discarded should this fail. OSError."""
@@ -6972,10 +7058,10 @@ class SourceText:
         new.finish()
 
     def discard(self):
-        for fd in (self.fd, self.depend_fd):
+        for fd in (self.fd, self.depend_fd, self.list_fd):
             if fd >= 0:
                 posix.close(fd)
-        self.fd = self.depend_fd = -1
+        self.fd = self.depend_fd = self.list_fd = -1
 
 
 def remember_key(command):
@@ -7019,7 +7105,7 @@ class Client:
             return self.local(refusal.name, refusal.detail, refusal.heavy)
         if not regular_or_absent(command.output):
             return self.local("output-special", command.output)
-        self.command, self.text = command, SourceText(invocation, command)
+        self.command, self.text = command, SourceText(invocation, command, lambda keys: self.link.ask_about(keys))
         return self.run_farm()
 
     # -- local
@@ -7105,7 +7191,9 @@ class Client:
         reason = self.text.make(MODE_NAMES[int(fields[0])])
         if reason:
             return self.give_up(reason)
-        self.link.send(b"SIZE", self.text.size, self.text.milliseconds, MODE_NAMES.index(self.text.mode))
+        text = self.text
+        self.link.send(b"SIZE", text.size, text.milliseconds, MODE_NAMES.index(text.mode), "".join(text.plain_files),
+                       "".join(text.odd_files))
         return None
 
     def give_up(self, reason, tell=False):
@@ -7187,9 +7275,7 @@ class Client:
         """Dependencies first, as gcc does, then the object. OSError where they cannot be written."""
         self.text.write_dependencies(self.outputs)
         new.finish()
-        figures = (-1, -1, -1, -1, -1)
-        if times:
-            figures = (times.queue_ms, times.elapsed_ms, times.cpu_ms, times.peak_kb, int(times.concurrency * 100))
+        figures = times.figures() if times else (-1, -1, -1, -1, -1)
         if job.link:
             try:
                 self.link.send(b"DONE", b"ok", job.sent, job.received, total_ms, *figures)

@@ -4598,7 +4598,7 @@ class SlotConversations(ServerCase):
             self.assertEqual(answer.refusal[0], "argument")
             self.assertIn("-fplugin", answer.refusal[1])
         with Wire(self.worker) as wire:
-            wire.ask_slot().send(b"too soon")
+            wire.ask_slot().send(b"too soon, and no token")
             self.assertTrue(wire.closed())
         self.nothing_left()
         self.serves()
@@ -4726,6 +4726,14 @@ class SlotConversations(ServerCase):
                 self.assertEqual(wire.job(ARGV).reply()[0].status, 0)
 
 
+@functools.lru_cache(None)
+def secret_file():
+    """Path of a file that anybody on this machine may read, and that no job should."""
+    path = new_folder() + "/secret"
+    write(path, b"secret %016x" % random.getrandbits(64), 0o644)
+    return path
+
+
 class HostileJobs(ServerCase):
     """Arguments and texts of an attacker on an allowed network: refused or harmless, nothing outside the folder."""
 
@@ -4761,7 +4769,8 @@ class HostileJobs(ServerCase):
         rows += [(["gcc", "-c", name], HELLO_C) for name in names]
         rows += [([name, "-c", "x.c"], HELLO_C) for name in
                  ("/bin/sh", "sh", "", "../gcc", "-c", ".", "..", "gcc\n", "ld", "as", "cc1", self.script, "gcc/")]
-        texts = (b'__asm__(".incbin \\"/etc/hostname\\"");', b'#include "/etc/hostname"\n', b"#include </etc/passwd>\n",
+        secret = secret_file().encode()
+        texts = (b'__asm__(".incbin \\"%s\\"");' % secret, b'#include "%s"\n' % secret, b"#include </etc/passwd>\n",
                  b'# 1 "/etc/passwd"\nint x = ;\n', b'#pragma GCC pch_preprocess "/etc/passwd"\n', b"\0" * 100, b"",
                  b'__asm__(".include \\"/etc/passwd\\"");', b'#embed "/etc/passwd"\n',
                  b'#line 1 "/etc/passwd"\nint x = ;\n',
@@ -4773,7 +4782,7 @@ class HostileJobs(ServerCase):
         return rows
 
     def test_rows(self):
-        words = contents("/etc/passwd").splitlines()[0], contents("/etc/hostname").strip() or b"none at all"
+        words = contents("/etc/passwd").splitlines()[0], contents(secret_file())
 
         def check(row):
             argv, text = row
