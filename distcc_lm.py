@@ -6984,6 +6984,22 @@ def marked_files(text):
     return [] if any(b"\\" in name for name in found) else found
 
 
+def has_precompiled(text):
+    """Whether gcc would take a precompiled header, NAME.gch, for the first header of this text; with -E it does not.
+    stdc-predef.h comes before it."""
+    at = 0
+    for _ in range(2):
+        at = text.find(b'" 1', at + 1)                      # '# 1 "NAME" 1', perhaps with 3 4
+        if at < 0:
+            break
+        try:
+            posix.stat(text[text.rfind(b'"', 0, at) + 1:at] + b".gch")
+            return True
+        except (OSError, ValueError):
+            continue
+    return False
+
+
 class SourceText:
     """Stage 1: the preprocessed source, in memory, and the dependencies that go with it."""
 
@@ -7003,7 +7019,7 @@ class SourceText:
         import time
         started = time.monotonic()
         reason = self.make_once(mode)
-        if reason and mode == "directives" and reason != "incbin":
+        if reason and mode == "directives" and reason != "pch":
             reason = self.make_once("plain")
         self.milliseconds = int((time.monotonic() - started) * 1000)
         return reason
@@ -7018,6 +7034,8 @@ class SourceText:
         elif not self.preprocess():
             return "preprocessor"
         self.size = posix.fstat(self.fd).st_size
+        if command.family == "gcc" and not command.preprocessed and has_precompiled(posix.pread(self.fd, 1 << 16, 0)):
+            return "pch"
         if mode == "directives":
             return None if self.made_of_plain_files() else "directives-only"
         refusal = content_refusal(read_all(self.fd, self.size), command, mode)
