@@ -141,9 +141,11 @@ CONNECT_TIMEOUT_S = 3.0             # a loaded host counts as dead / a dead one 
 ADMISSION_TIMEOUT_S = 5.0           # a slow host's answer is given up / a frozen host holds up jobs
 LEASE_S = 2.0                       # a busy submitter loses its slots / a dead one holds them
 PROGRESS_S = 20.0                   # slow links are cut off / a stalled sender holds a slot
-OPENING_S = 30.0                    # slow distcc clients are cut off / idle connections pile up
+SLOWEST_BYTES_S = 10_000            # beyond PROGRESS_S: slow links are cut off / a byte a second holds a slot
+OPENING_S = 60.0                    # distcc clients that preprocess slowly are cut off / idle connections pile up
 REFUSAL_LINGER_S = 1.0              # the refusal is lost to a reset / refused senders hold connections
 UNADMITTED_PER_ADDRESS = 64         # parallel distcc clients are cut off / one address takes all descriptors
+PARKED_PER_ADDRESS = 256            # large submitters are refused / one address takes all descriptors
 UNADMITTED_TOTAL = 1024             # the same for the sum of all addresses
 MAX_ARGUMENTS = 20_000              # long command lines are refused / memory for hostile ones
 MAX_ARGUMENT_BYTES = 128 * 1024     # the kernel's own limit for one argument
@@ -4318,7 +4320,7 @@ class JobConnection:
     """
     __slots__ = ("server", "sock", "peer", "state", "deadline", "decoder", "slot_request", "job_id", "compiler", "argv",
                  "folder", "folder_fd", "source_fd", "left", "outgoing", "object_fd", "object_left", "object_at",
-                 "queued_at", "started_at", "area_at_start", "what", "times", "discarded")
+                 "queued_at", "started_at", "area_at_start", "what", "times", "discarded", "begun", "got")
 
     def __init__(self, server, sock, peer, now):
         self.server, self.sock, self.peer = server, sock, peer
@@ -4329,6 +4331,7 @@ class JobConnection:
         self.argv, self.left, self.outgoing, self.object_left, self.object_at = [], 0, bytearray(), 0, 0
         self.queued_at = self.started_at = self.area_at_start = 0.0
         self.what, self.discarded = "", 0
+        self.begun, self.got = 0.0, 0                   # when the first byte of the job came, and how many by now
 
     def fileno(self):
         return self.sock.fileno()
@@ -4373,7 +4376,7 @@ class JobConnection:
 
     def read_header(self, data):
         if self.state == "reserved":                    # the first byte in time: from here on it must only go on
-            self.deadline = self.server.loop.now() + PROGRESS_S
+            self.progress_in(len(data))
         if not self.decoder.feed(data):
             return
         message, rest = self.decoder.result, self.decoder.rest()
@@ -4395,11 +4398,17 @@ class JobConnection:
         while view:
             view = view[os.write(self.source_fd, view):]
         self.left -= len(data)
-        self.deadline = self.server.loop.now() + PROGRESS_S
+        self.progress_in(len(data))
         if not self.left:
             os.close(self.source_fd)
             self.source_fd = -1
             self.server.complete(self)
+
+    def progress_in(self, count):
+        """Bytes of the job have come: time for more, but not for one a second."""
+        self.begun = self.begun or self.server.loop.now()
+        self.got += count
+        self.deadline = self.begun + PROGRESS_S + self.got / SLOWEST_BYTES_S
 
     # -- writing
 
@@ -4548,6 +4557,8 @@ class JobServer:
             return connection.refuse("mode")
         if request.size_kb * 1024 > self.max_job_bytes:
             return connection.refuse("too-large")
+        if sum(c.peer == connection.peer for c in self.admission.parked) >= PARKED_PER_ADDRESS:
+            return connection.refuse("overloaded")
         answer = self.admission.request(connection.key(), connection, self.loop.now())
         if answer[0] == "granted":
             self.reserve(connection, answer[1])
@@ -4618,8 +4629,8 @@ class JobServer:
         connection.source_fd = create_source(connection.folder_fd, os.fsencode(source))
         connection.argv = [os.fsencode(compiler.path)] + [os.fsencode(arg) for arg in args] + [b"-o", OBJECT_NAME]
         connection.what, connection.compiler = source, compiler
-        connection.state, connection.left = "body", request.size
-        connection.deadline = self.loop.now() + PROGRESS_S
+        connection.state, connection.left, connection.begun = "body", request.size, self.loop.now()
+        connection.progress_in(0)
         return None
 
     def complete(self, connection):
@@ -6275,6 +6286,7 @@ class Daemon:
         if self.server:
             for connection in self.server.connections:
                 connection.deadline += gap
+                connection.begun += gap
 
     def begin_stop(self):
         """SIGTERM: no new jobs, those that run may finish. Clients that wait are sent home at once."""

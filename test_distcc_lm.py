@@ -4533,6 +4533,43 @@ class ServerCase(Comparing, unittest.TestCase):
         self.assertTrue(eventually(lambda: len(self.worker.areas()) <= 1), self.worker.areas())
 
 
+class SlowSenders(FarmCase):
+    """Deadlines of the server, with shorter ones."""
+
+    def test_drip(self):
+        """A byte now and then does not hold a slot; a slow but honest sender keeps his."""
+        worker = self.farm.worker("--slots", "1", prog=program(PROGRESS_S=1.0, SLOWEST_BYTES_S=1000))
+        with Wire(worker) as drip, Wire(worker) as waiting:
+            self.assertEqual(drip.ask_slot().admission()[0], "granted")
+            self.assertEqual(waiting.ask_slot().admission()[0], "parked")
+            text = lm.encode_job([os.fsencode(word) for word in ARGV], 1 << 20)
+            begun, sent = time.monotonic(), 0
+            waiting.sock.settimeout(0.2)
+            while time.monotonic() < begun + 10:
+                with contextlib.suppress(OSError):
+                    drip.send(text[sent:sent + 1])
+                    sent += 1
+                with contextlib.suppress(socket.timeout):
+                    self.assertEqual(waiting.admission()[0], "granted")
+                    break
+            self.assertLess(time.monotonic() - begun, 4)
+            waiting.sock.settimeout(10)
+            for at in range(0, len(text), 50):
+                waiting.send(text[at:at + 50])
+            body = HELLO_C + b"\n" * ((1 << 20) - len(HELLO_C))
+            for at in range(0, len(body), 1 << 16):
+                waiting.send(body[at:at + (1 << 16)])
+                time.sleep(0.1)                         # 1.6 s in all, over PROGRESS_S
+            self.assertEqual(waiting.reply()[0].status, 0)
+
+    def test_parked_cap(self):
+        worker = self.farm.worker("--slots", "1", prog=program(PARKED_PER_ADDRESS=3))
+        with contextlib.ExitStack() as stack:
+            wires = [stack.enter_context(Wire(worker)) for _ in range(6)]
+            said = [wire.ask_slot().admission()[0] for wire in wires]
+            self.assertEqual(said, ["granted", "parked", "parked", "parked", "refused", "refused"])
+
+
 class SlotConversations(ServerCase):
     """LMRQ and what follows, over a plain socket."""
 
