@@ -145,7 +145,7 @@ SLOWEST_BYTES_S = 10_000            # beyond PROGRESS_S: slow links are cut off 
 OPENING_S = 60.0                    # distcc clients that preprocess slowly are cut off / idle connections pile up
 REFUSAL_LINGER_S = 1.0              # the refusal is lost to a reset / refused senders hold connections
 UNADMITTED_PER_ADDRESS = 64         # parallel distcc clients are cut off / one address takes all descriptors
-PARKED_PER_ADDRESS = 256            # large submitters are refused / one address takes all descriptors
+WAITING_PER_ADDRESS = 256           # large submitters are refused / one address takes all descriptors
 UNADMITTED_TOTAL = 1024             # the same for the sum of all addresses
 MAX_ARGUMENTS = 20_000              # long command lines are refused / memory for hostile ones
 MAX_ARGUMENT_BYTES = 128 * 1024     # the kernel's own limit for one argument
@@ -176,6 +176,8 @@ CANDIDATES_ALL_MAX = 4              # up to here every host is weighed
 CANDIDATES_ALONE_MAX = 32           # the same where nobody else submits
 CANDIDATES_DRAWN = 3                # stale choice / herds
 CANDIDATE_COST_RATIO = 2.0          # few hosts are used / slow ones make the tail
+IDLE_HOST_S = 30.0                  # hosts are tried for nothing / one that has become fast stays unused
+IDLE_HOST_SHARE = 0.02              # of the jobs go to a host unused for so long: likewise
 COST_JITTER = 0.03                  # submitters choose in step / noise
 FOREIGN_SMOOTHING_S = 1.0           # slots jitter / a user at the machine is noticed late
 CAPACITY_INTERVAL_S = 0.25          # work for nothing / stale slots
@@ -2434,6 +2436,7 @@ class Host:
         "retry_at",         # end of the back-off
         "bad_files",        # sources that failed there and nowhere else
         "counters",         # {ok, failed, refused, cancelled}
+        "used_at",          # when it last got a job of ours
         "retired",          # listed no longer: no new jobs
         "shared",           # its last report counts jobs of other submitters
         "misfits",          # {compiler identity: when it was refused}
@@ -2446,7 +2449,7 @@ class Host:
         self.leases, self.asking, self.uncounted, self.ended, self.full = set(), 0, 0, 0, False
         self.failures, self.failure, self.retry_at, self.bad_files = 0, None, 0.0, set()
         self.counters = dict.fromkeys(("ok", "failed", "refused", "cancelled"), 0)
-        self.shared, self.retired, self.misfits = False, False, {}
+        self.shared, self.retired, self.used_at, self.misfits = False, False, 0.0, {}
 
     def slots(self):
         return self.load.slots if self.load else self.listed_slots
@@ -2645,7 +2648,10 @@ class Placement:
             hosts = [hosts[i] for i in sorted(drawn)[:CANDIDATES_DRAWN]]
         low, high = 1 - COST_JITTER, 1 + COST_JITTER
         rows = [(self.cost(host, job, now) * self.rng.uniform(low, high), host) for host in hosts]
-        return sorted(rows, key=lambda row: row[0])
+        rows.sort(key=lambda row: row[0])
+        if self.rng.random() < IDLE_HOST_SHARE:             # what is known of a host grows old
+            rows.sort(key=lambda row: now - row[1].used_at < IDLE_HOST_S)
+        return rows
 
 
 class Memory:
@@ -2912,6 +2918,7 @@ class Scheduler(Ledger):
         lease = job.lease = Lease(host, job, reservation, now)
         host.leases.add(lease)
         host.uncounted += 1
+        host.used_at = now
         self.fair.take(job.uid)
         decision = job.decision
         decision.choice, decision.predicted_s = host.name, job.predicted_s
@@ -4557,7 +4564,7 @@ class JobServer:
             return connection.refuse("mode")
         if request.size_kb * 1024 > self.max_job_bytes:
             return connection.refuse("too-large")
-        if sum(c.peer == connection.peer for c in self.admission.parked) >= PARKED_PER_ADDRESS:
+        if sum(c.peer == connection.peer for c in self.admission.parked) >= WAITING_PER_ADDRESS:
             return connection.refuse("overloaded")
         answer = self.admission.request(connection.key(), connection, self.loop.now())
         if answer[0] == "granted":
@@ -7468,6 +7475,8 @@ def client_main(argv, ctype):
         run_client([name] + argv[1:], ctype, True)
     elif argv[1:2] == ["cc"] and argv[2:] not in ([], ["--help"], ["-h"]):
         run_client(argv[2:], ctype, False)
+    elif argv[1:] and argv[1] != "cc" and family_of(argv[1].rpartition("/")[2]) is not None:
+        run_client(argv[1:], ctype, False)                  # CCACHE_PREFIX may be one word only
 
 
 def run_client(words, ctype, masquerade):

@@ -4563,7 +4563,7 @@ class SlowSenders(FarmCase):
             self.assertEqual(waiting.reply()[0].status, 0)
 
     def test_parked_cap(self):
-        worker = self.farm.worker("--slots", "1", prog=program(PARKED_PER_ADDRESS=3))
+        worker = self.farm.worker("--slots", "1", prog=program(WAITING_PER_ADDRESS=3))
         with contextlib.ExitStack() as stack:
             wires = [stack.enter_context(Wire(worker)) for _ in range(6)]
             said = [wire.ask_slot().admission()[0] for wire in wires]
