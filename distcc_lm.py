@@ -2109,7 +2109,7 @@ class HostFigures:
     """One host: speed, link, means for display. `prior_k` (seconds per KB) is what it says of itself or the farm's
     median."""
     __slots__ = ("kb_sum", "cpu_sum", "samples", "prior_k", "rtt", "wire_kb_sum", "wire_s_sum", "queue", "compile",
-                 "transfer", "error", "by_load", "job_s", "drift")
+                 "transfer", "error", "by_load", "job_s", "drift", "pace")
     LOADS = ((0.5, "to 0.5"), (1.0, "to 1.0"), (1.5, "to 1.5"), (float("inf"), "over 1.5"))
 
     def __init__(self):
@@ -2122,6 +2122,7 @@ class HostFigures:
         self.queue, self.compile, self.transfer = Mean(), Mean(), Mean()
         self.error = Mean()                         # |predicted - actual| / actual
         self.job_s = Mean(0.1)                      # a job's whole time there, for the wait
+        self.pace = Mean(0.1)                       # of a plain distccd: whole time over CPU time as predicted
         self.by_load = [[0.0, 0.0, 0] for _ in self.LOADS]      # elapsed seconds, KB, jobs by jobs per core
 
     def k(self):
@@ -2164,7 +2165,9 @@ class Statistics:
         self.remote.add(figures.total_s)
         if figures.predicted_s:
             host.error.add(min(abs(figures.predicted_s - figures.total_s) / max(figures.total_s, 1e-3), 10.0))
-        if figures.cpu_s is None:                   # a plain distccd: nobody can tell its parts apart
+        if figures.cpu_s is None:                   # a plain distccd: nobody can tell its load and its speed apart
+            work = self.work(key, figures.size_kb, figures.job_class, figures.source_key)
+            host.pace.add(clipped(figures.total_s / work, 1.0, RESIDUAL_CLIP ** 2))
             return
         transfer = max(figures.total_s - figures.queue_s - figures.elapsed_s, 0.0)
         host.queue.add(figures.queue_s)
@@ -2611,8 +2614,8 @@ class Placement:
         if occupied >= slots:
             wait = (occupied - slots + 1) / slots * (figures.job_s.value or work)
             occupied = slots - 1
-        if host.kind == "distccd":              # reports neither load nor times: its listed slots are its word
-            return figures.rtt.value + job.size_kb * 1.3 / figures.bandwidth() + wait + work
+        if host.kind == "distccd":              # reports neither load nor times: as its jobs went before
+            return figures.rtt.value + wait + work * (figures.pace.value or 1.0)
         foreign = host.load.foreign if host.load else 0.0
         stretch = self.statistics.contention.stretch
         alone, beside = stretch(occupied + foreign + 1, cores), stretch(occupied + foreign, cores)
@@ -2623,8 +2626,10 @@ class Placement:
         """Seconds from sending to receiving, for the job alone: what the outcome is compared with."""
         figures = self.statistics.host(host.key)
         work = self.statistics.work(host.key, job.size_kb, *job.keys())
+        if host.kind == "distccd":
+            return figures.rtt.value + work * (figures.pace.value or 1.0)
         jobs = max(host.occupied(), 1) + (host.load.foreign if host.load else 0.0)
-        slowdown = 1.0 if host.kind == "distccd" else self.statistics.contention.stretch(jobs, max(host.cores(), 1))
+        slowdown = self.statistics.contention.stretch(jobs, max(host.cores(), 1))
         return figures.rtt.value + job.size_kb * 1.3 / figures.bandwidth() + work * slowdown
 
     def has_room(self, host):
@@ -6985,7 +6990,7 @@ class Invocation:
 def file_key(path):
     """16 hex digits for a file as it is now. OSError."""
     found = posix.stat(path)
-    mixed = (found.st_mtime_ns * 1000003 ^ found.st_ino) * 1000003 ^ found.st_size ^ found.st_dev << 40
+    mixed = (found.st_ctime_ns * 1000003 ^ found.st_ino) * 1000003 ^ found.st_size ^ found.st_dev << 40
     return "%016x" % (mixed & 0xffffffffffffffff)
 
 
