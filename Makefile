@@ -1,12 +1,13 @@
 # make demo    a farm on this machine's loopback addresses builds a C tree and shows its status
 # make test    the tests; make check: layering, sizes, ruff and mypy where they are installed
+# make bench   what the client costs, against real distcc
 # make trees   Lua, zlib, Redis and ninja through a farm, every object compared (as root, with Debian's sources)
 PYTHON ?= python3
 TREES ?= lua zlib redis ninja
 MYPY_OPTIONS = --no-strict-optional --check-untyped-defs --cache-dir /dev/null $(MYPY_OFF:%=--disable-error-code %)
 MYPY_OFF = arg-type assignment import-not-found misc union-attr var-annotated
 
-.PHONY: all demo test check trees
+.PHONY: all demo test check bench trees
 all: check test
 
 demo:
@@ -21,6 +22,9 @@ check:
 	 else echo "ruff is not installed: skipped"; fi
 	@if $(PYTHON) -m mypy --version >/dev/null 2>&1; then $(PYTHON) -m mypy $(MYPY_OPTIONS) distcc_lm.py; \
 	 else echo "mypy is not installed: skipped"; fi
+
+bench:
+	$(PYTHON) test_distcc_lm.py bench
 
 trees:
 	$(PYTHON) test_distcc_lm.py trees $(TREES)

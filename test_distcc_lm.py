@@ -8716,6 +8716,119 @@ def trees_main(argv=None):
     return 1 if failed else 0
 
 
+# ==== Bench: what the client costs, against real distcc in the same run =============================================
+# Ratios of medians or sums, ours and theirs in turn, since the machine's speed drifts. Bounds: DESIGN.md, section 11.
+
+BENCH_TREES = {             # folder of sources, compiler, flags, how many files
+    "lua": ("src", "gcc", "-std=gnu99 -O2 -w -DLUA_COMPAT_5_3 -DLUA_USE_LINUX", 30, 1.35),
+    "redis": ("src", "gcc", "-std=c11 -O2 -g -w -DREDIS_STATIC= -I../deps/hiredis -I../deps/linenoise -I../deps/lua/src"
+              " -I../deps/hdr_histogram", 40, 0.95),
+    "ninja": ("src", "g++", "-O2 -w -fno-rtti -fno-exceptions", 20, 0.85)}
+
+
+def cpu_of(argv, env, cwd):
+    """CPU seconds of a command and all that it waited for; AssertionError where it fails."""
+    with open(os.devnull, "r+b") as null:
+        child = subprocess.Popen(argv, env=env, cwd=cwd, stdin=null, stdout=null, stderr=null)
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = status
+    assert status == 0, "%s: status %#x" % (shlex.join(argv), status)
+    return usage.ru_utime + usage.ru_stime
+
+
+def wall_of(argv, env, cwd):
+    begun = time.monotonic()
+    cpu_of(argv, env, cwd)
+    return time.monotonic() - begun
+
+
+def bench_cpu(name, farm):
+    """CPU of the submitting side for each remote compile (client and preprocessor), over distcc's."""
+    below, compiler, flags, most, bound = BENCH_TREES[name]
+    folder = new_folder()
+    run_step(["dpkg-source", "-x", sources(TREES[name]), folder + "/tree"])
+    cwd = os.path.join(folder, "tree", below)
+    write(cwd + "/release.h", b"")                      # what the trees' own makefiles would make
+    write(cwd + "/lua5.4-deb-multiarch.h", b'#define DEB_HOST_MULTIARCH "none"\n')
+    worker = farm.worker()
+    submitter = farm.submitter(worker)
+    ours = [program(), "cc", compiler, *shlex.split(flags)]
+    theirs = ["distcc", compiler, *shlex.split(flags)]
+    env = environment(submitter.socket, DISTCC_LM_FALLBACK="0", DISTCC_HOSTS=worker.address, DISTCC_FALLBACK="0",
+                      DISTCC_BACKOFF_PERIOD="0")
+    os.makedirs(env["DISTCC_DIR"], exist_ok=True)
+    sums, count = [0.0, 0.0], 0
+    for path in sorted(glob.glob(cwd + "/*.c") + glob.glob(cwd + "/*.cc")):
+        words = ["-c", os.path.basename(path), "-o", folder + "/x.o"]
+        bare = subprocess.run([compiler, *shlex.split(flags), *words], cwd=cwd, capture_output=True)
+        if bare.returncode or bare.stderr or count == most:
+            continue                                    # for another system, a test without its framework
+        for _ in range(2):                              # the second time the daemon knows the headers
+            for i, argv in enumerate((ours, theirs)):
+                sums[i] += cpu_of(argv + words, env, cwd)
+        count += 1
+    assert count, "no source of %s compiles" % name
+    print("%-6s CPU a remote compile: ours %.1f ms, distcc %.1f ms, ratio %.2f (bound %.2f), %d files" % (
+        name, sums[0] / count / 2 * 1e3, sums[1] / count / 2 * 1e3, sums[0] / sums[1], bound, count), flush=True)
+
+
+def bench_start():
+    """From exec to the daemon's answer, over a Python that does nothing."""
+    folder = new_folder()
+    path, heard = folder + "/s", []
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(path)
+    server.listen(8)
+
+    def answer():
+        while True:
+            try:
+                sock = server.accept()[0]
+            except OSError:
+                return
+            sock.recv(65536)
+            heard.append(time.monotonic())
+            sock.sendall(lm.encode_fields(b"LOCL", "no-host", 0))
+            sock.close()
+    threading.Thread(target=answer, daemon=True).start()
+    write(folder + "/x.c", b"int x;\n")
+    lm_path, env = program(), environment(path)
+    subprocess.run([sys.executable, "-I", "-c", "import sys; sys.path.append(%r); import distcc_lm as l; "
+                    "l.import_daemon_modules(); l.compile_this_file()" % os.path.dirname(lm_path)], check=True)
+    bare, ours = [], []
+    for _ in range(60):
+        bare.append(wall_of([sys.executable, "-IS", "-c", "pass"], env, folder))
+        begun = time.monotonic()
+        cpu_of([lm_path, "cc", "gcc", "-c", "x.c"], env, folder)
+        ours.append(heard[-1] - begun)
+    server.close()
+    bare, ours = (sorted(values)[len(values) // 2] for values in (bare, ours))
+    print("start to the daemon's answer: %.1f ms, bare Python %.1f ms, ratio %.2f (bound 1.30)" % (
+        ours * 1e3, bare * 1e3, ours / bare), flush=True)
+
+
+def bench_local():
+    """What a command that is not distributed costs over the bare compiler, without a daemon: a link."""
+    folder = new_folder()
+    write(folder + "/x.c", b"int main(void) { return 0; }\n")
+    subprocess.run(["gcc", "-c", "x.c"], cwd=folder, check=True)
+    env, costs = environment(folder + "/none"), []
+    for _ in range(30):
+        bare = wall_of(["/usr/bin/gcc", "x.o", "-o", "x"], env, folder)
+        costs.append(wall_of([program(), "cc", "/usr/bin/gcc", "x.o", "-o", "x"], env, folder) - bare)
+    print("a link without a daemon costs %.1f ms more than by gcc itself (bound 25)" % (
+        sorted(costs)[len(costs) // 2] * 1e3), flush=True)
+
+
+def bench(names):
+    bench_start()
+    bench_local()
+    for name in names or BENCH_TREES:
+        with LoopbackFarm() as farm:
+            bench_cpu(name, farm)
+    return 0
+
+
 # ==== The demo and the command line =================================================================================
 
 def demo_tree(folder, count=40):
@@ -8798,6 +8911,8 @@ def run_all():
 def main(words):
     if words[:1] == ["demo"]:
         return demo()
+    if words[:1] == ["bench"]:
+        return bench(words[1:])
     if words[:1] == ["trees"]:
         return trees_main(words[1:])
     return run_tests(words) if words else run_all()
