@@ -6845,7 +6845,7 @@ Case = collections.namedtuple("Case", "line files prepare where other", defaults
 # What a run left: files {path: (mode, content)}; extra: result of what prepare() returned.
 Left = collections.namedtuple("Left", "code out err files extra")
 TEMPORARY_NAME = re.compile(rb"/tmp/(cc\w{6}|[^/\s:]+-[0-9a-f]{6})(?=\.\w)")
-CLOCK = re.compile(rb"\b\d\d:\d\d:\d\d\b|\b[A-Z][a-z][a-z] [ \d]\d \d{4}\b")
+CLOCK = re.compile(rb"\d\d:\d\d:\d\d|[A-Z][a-z][a-z] [ \d]\d \d{4}")     # no \b: they stand side by side in objects
 
 
 @functools.lru_cache(None)
