@@ -276,11 +276,8 @@ REASONS = {name: Reason(name, text) for name, text in (
     ("environment", "an environment variable changes what the compiler does"),
     ("output-special", "the output is no regular file"),
     ("compiler-script", "the compiler is a script or cannot be identified"),
-    ("disabled", "DISTCC_LM_DISABLE is set"),
     ("directives-only", "the source does not bear -fdirectives-only"),
     ("long-command", "the command line is too long to send"),
-    ("daemon-silent", "the daemon stopped answering"),
-    ("too-many", "too many compiles of this user wait already"),
 )}
 
 BLAMELESS = frozenset(("lease-over", "argument", "compiler-unknown", "too-large", "mode"))  # no back-off for the host
@@ -7055,6 +7052,8 @@ class SourceText:
             self.fd = posix.open(command.source, posix.O_RDONLY | posix.O_CLOEXEC)
         elif mode == "plain" and command.plain_bar:
             return "sanitizer"
+        elif self.command_too_long():
+            return "long-command"
         elif not self.preprocess():
             return "preprocessor"
         self.size = posix.fstat(self.fd).st_size
@@ -7111,6 +7110,13 @@ class SourceText:
         if not text.startswith(b"x: ") or b"\\ " in text or b"\\#" in text or b"$$" in text:
             return []
         return text[3:].replace(b"\\\n", b" ").split()
+
+    def command_too_long(self):
+        """For one message to a server's spawner. Looked at closely only where it may be."""
+        if len(self.command.flags_key) < MAX_ARGV_BYTES // 8:
+            return False
+        words = self.remote_argv(own=True)
+        return len(words) > MAX_ARGUMENTS or sum(len(word) + 1 for word in words) > MAX_ARGV_BYTES
 
     def remote_argv(self, own):
         """Stage 2, for a server of ours or a plain distccd."""

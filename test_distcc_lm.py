@@ -6038,6 +6038,14 @@ class ClientMessages(ClientCase):
             self.same(self.cc("gcc", "-c", name, "-o", "o"), self.sources.expected(name))
         self.assertEqual(self.reasons() - before, {"preprocessor": 4})
 
+    def test_long_command(self):
+        """More arguments than a server takes (gcc itself gives up at 26,000): done here, and no host is blamed."""
+        name, before = self.sources.make(), self.reasons()
+        done = self.cc("gcc", *["-w"] * 21000, "-c", name, "-o", "long.o")
+        self.assertEqual((done.code, done.err), (0, b""))
+        self.assertEqual(self.reasons() - before, {"long-command": 1})
+        self.assertEqual([h["state"] for h in self.daemon.status()["hosts"][1:]], ["up"])
+
     def test_carets(self):
         """DISTCC_LM_CARETS=0 takes the remote compiler's words, without source lines."""
         name = self.sources.make("int f(void) { return 1 / 0; }\n")
