@@ -8750,8 +8750,13 @@ def wall_of(argv, env, cwd):
     return time.monotonic() - begun
 
 
-def bench_cpu(name, farm):
+def bench_cpu(name):
     """CPU of the submitting side for each remote compile (client and preprocessor), over distcc's."""
+    with LoopbackFarm() as farm:
+        compare_cpu(name, farm)
+
+
+def compare_cpu(name, farm):
     below, compiler, flags, most, bound = BENCH_TREES[name]
     folder = new_folder()
     run_step(["dpkg-source", "-x", sources(TREES[name]), folder + "/tree"])
@@ -8828,12 +8833,126 @@ def bench_local():
         sorted(costs)[len(costs) // 2] * 1e3), flush=True)
 
 
+class LeaseClients:
+    """Many clients in one process: each asks for a lease as `cc` does, closes the job socket, and says it went well."""
+
+    def __init__(self, path, together):
+        self.path, self.poll, self.clients, self.got = path, select.epoll(), {}, 0
+        for _ in range(together):
+            self.come()
+
+    def come(self):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(self.path)
+        self.clients[sock.fileno()] = sock
+        self.poll.register(sock, select.EPOLLIN)
+        sock.send(lm.encode_fields(b"HELO", lm.CLIENT_VERSION, b"cc", "t%d.c" % (self.got % 5000), "t.o", "c-O2", "key",
+                                   "compiler", 0, 0, "/"))
+
+    def heard(self, sock):
+        data, passed, _, _ = socket.recv_fds(sock, 65536, 1)
+        assert data, "the daemon closed a session"
+        while data:
+            name, size = data[:4], int(data[4:12], 16)
+            fields, data = data[12:12 + size].split(b"\0"), data[12 + size:]
+            if name == b"TURN":
+                identity = lm.encode_fields(b"IDNT", gcc_identity().hex()) if fields[1] == b"1" else b""
+                sock.send(identity + lm.encode_fields(b"SIZE", 200 << 10, 20, 0, "", ""))
+            elif name == b"SOCK":
+                os.close(passed.pop())
+                sock.send(lm.encode_fields(b"DONE", b"ok", 50000, 10000, 150, 0, 100, 100, 60000, 100))
+                self.poll.unregister(sock)
+                self.clients.pop(sock.fileno()).close()
+                self.got += 1
+                self.come()
+            else:
+                assert name in (b"WAIT", b"PING"), "%r %r instead of a lease" % (name, fields)
+
+    def run(self, seconds):
+        """Leases a second."""
+        until, before = time.monotonic() + seconds, self.got
+        while time.monotonic() < until:
+            for fd, _ in self.poll.poll(1):
+                self.heard(self.clients[fd])
+        return (self.got - before) / seconds
+
+
+def report_for(addresses, target, load):
+    """Load reports to `target` from many addresses of loopback, from one socket: IP_PKTINFO names the source."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for address in addresses:
+            load.instance = os.urandom(8)
+            source = struct.pack("@i4s4s", 0, socket.inet_aton(address), bytes(4))
+            sock.sendmsg([load.encode()], [(socket.IPPROTO_IP, lm.IP_PKTINFO, source)], 0, target)
+
+
+def bench_leases(known=1000, together=64):
+    """Leases a second: hello, turn, size, a TCP connection with LMRQ and LMOK to a daemon that serves, passed to the
+    client. Every address of 127.30/16 leads to one of two daemons that listen on all of them."""
+    folder = new_folder()
+    large = set_procfs(folder, cores=1000, available_mb=1 << 30)
+    with LoopbackFarm() as farm:
+        options, addresses = [], []
+        for i in range(2):
+            worker = farm.worker("--listen", "0.0.0.0:0", "--slots", "1000", "--procfs", large, "--log-level", "warning")
+            port = int(worker.address.rpartition(":")[2])
+            options += ["--use", "127.30.%d.0/17:%d" % (128 * i, port)]
+            addresses.append((["127.30.%d.%d" % (128 * i + n // 200, 1 + n % 200) for n in range(known // 2)], port))
+        submitter = farm.submitter(options=("--log-level", "warning", "--procfs", set_procfs(new_folder(), cores=16),
+                                            *options), ready=False)
+        host, _, port = submitter.address.rpartition(":")
+        for at, (names, serving) in enumerate(addresses):
+            for i in range(0, len(names), 100):
+                report_for(names[i:i + 100], (host, int(port)),
+                           lm.Load(port=serving, cores=100, slots=125, interval_ms=60000, identities=[gcc_identity()],
+                                   sequence=1, memory_mb=64000))
+                wanted = at * known // 2 + i + 100
+                submitter.until(lambda s: len(s["hosts"]) == 1 + min(wanted, known))
+        clients = LeaseClients(submitter.socket, together)
+        clients.run(2)
+        before = cpu_seconds(submitter.pid)
+        rate = clients.run(5)
+        used = (cpu_seconds(submitter.pid) - before) / 5
+        status = submitter.status()
+        busy = sum(host["jobs"]["ok"] > 0 for host in status["hosts"] if host["kind"] == "peer")
+        print("leases: %.0f a second (bound 2500), %d clients, %d hosts known, %d used; the daemon's CPU %.0f us each" % (
+            rate, together, known, busy, used / rate * 1e6), flush=True)
+
+
+def cpu_seconds(pid):
+    with open("/proc/%d/stat" % pid) as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def bench_decisions(known=1000):
+    """One pump() that places one job among many hosts, with and without other submitters."""
+    scheduler = a_scheduler(*(("h%d" % i, 4 + i % 60) for i in range(known)), cores=16)
+    for shared in (False, True):
+        scheduler.hosts["h1"].shared = shared
+        times = []
+        for i in range(2000):
+            job = a_job(scheduler, 1.0, source="%d.c" % i, sized=False)
+            scheduler.pump(1.0)
+            scheduler.sized(job, 200, 0.1, 0, 1.0)
+            begun = time.perf_counter()
+            scheduler.pump(1.0)
+            times.append(time.perf_counter() - begun)
+            request = next(action[1] for action in scheduler.actions if action[0] == "ask")
+            scheduler.granted(request, i, 1.0)
+            scheduler.finished(job, figures(), 1.0)
+            scheduler.actions = []
+        print("a decision among %d hosts%s: %.3f ms (bound 0.1)" % (
+            known, ", shared" if shared else "", sorted(times)[len(times) // 2] * 1e3), flush=True)
+
+
+BENCHES = {"start": bench_start, "local": bench_local, "leases": bench_leases, "decisions": bench_decisions,
+           **{name: functools.partial(bench_cpu, name) for name in BENCH_TREES}}
+
+
 def bench(names):
-    bench_start()
-    bench_local()
-    for name in names or BENCH_TREES:
-        with LoopbackFarm() as farm:
-            bench_cpu(name, farm)
+    for name in names or BENCHES:
+        BENCHES[name]()
     return 0
 
 
