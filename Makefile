@@ -1,6 +1,6 @@
 # make demo    a farm on this machine's loopback addresses builds a C tree and shows its status
 # make test    the tests; make check: layering, sizes, ruff and mypy where they are installed
-# make bench   what the client costs, against real distcc
+# make bench   what the client costs, and makespans on a simulated farm, against real distcc
 # make trees   Lua, zlib, Redis and ninja through a farm, every object compared (as root, with Debian's sources)
 PYTHON ?= python3
 TREES ?= lua zlib redis ninja
@@ -25,6 +25,7 @@ check:
 
 bench:
 	$(PYTHON) test_distcc_lm.py bench
+	$(PYTHON) test_distcc_lm.py farm
 
 trees:
 	$(PYTHON) test_distcc_lm.py trees $(TREES)

@@ -3465,13 +3465,13 @@ class LoopbackFarm:
 
 
 class RealDistccd:
-    """A real distccd on a free port of loopback."""
+    """A real distccd on a free port of loopback. `path`: a folder to look for compilers in, first."""
 
-    def __init__(self, *options):
+    def __init__(self, *options, host=None, path="/usr/local/bin"):
         self.folder = new_folder(0o777)
         for _ in range(5):
             with socket.socket() as free:
-                self.host = loopback()
+                self.host = host or loopback()
                 free.bind((self.host, 0))
                 self.port = free.getsockname()[1]
             self.address = "%s:%d" % (self.host, self.port)
@@ -3479,7 +3479,8 @@ class RealDistccd:
                     str(self.port), "--jobs", "4", "--log-file", self.folder + "/log", "--log-level", "info",
                     "--pid-file", self.folder + "/pid", *(["--user", "nobody"] if ROOT else []), *options]
             write(self.folder + "/log", b"", 0o666)
-            self.process = subprocess.Popen(argv, env=environment(PATH=PATH + ":/usr/sbin", TMPDIR=self.folder),
+            self.process = subprocess.Popen(argv, env=environment(PATH=path + ":" + PATH + ":/usr/sbin",
+                                                                  TMPDIR=self.folder),
                                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                             start_new_session=True)
             if eventually(lambda: self.process.poll() is not None or self.listens()) and self.process.poll() is None:
@@ -8956,6 +8957,526 @@ def bench(names):
     return 0
 
 
+# ==== Farm: makespans on a simulated farm, beside real distcc =======================================================
+# Real daemons, clients, make and distccds on this machine's loopback addresses; only the compiler is a stand-in, that
+# uses time but no CPU: n jobs on a host's cores each advance at speed * min(1, cores / (n + foreign load)).
+#
+#   make -j ─▶ client ─▶ daemon or distccd ─▶ FOLDER/gcc ──▶ FOLDER/shared    a table for each host: who runs, how far
+#                          │ preloads                  ├───▶ FOLDER/log       begin, end and work of each job
+#                          ╰ shim.so: wait4() tells    ╰───▶ FOLDER/proc/loadavg     kept true to the table (--procfs)
+#                            the CPU time that the job would have used
+#
+# The daemons run with --contain off, since the stand-in writes to FOLDER. Bounds: DESIGN.md, section 11.
+
+STAND_IN = r'''
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { FREE, RUNS, ENDED };
+struct job { int pid, state; double cpu; };
+struct host {                           /* work: seconds on one core of speed 1 that each job has got so far */
+    double cores, speed, foreign, work, at;
+    int jobs, changes;
+    struct job table[512];
+};
+static struct host *host;
+static int lock_fd, proc_fd, log_fd;
+
+static void open_host(const char *folder)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/shared", folder);
+    lock_fd = open(path, O_RDWR | O_CLOEXEC);
+    snprintf(path, sizeof path, "%s/proc/loadavg", folder);
+    proc_fd = open(path, O_WRONLY | O_CLOEXEC);
+    snprintf(path, sizeof path, "%s/log", folder);
+    log_fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
+    host = mmap(0, sizeof *host, PROT_READ | PROT_WRITE, MAP_SHARED, lock_fd, 0);
+    if (host == MAP_FAILED) { perror(path); _exit(99); }
+}
+#ifdef SHIM
+pid_t wait4(pid_t pid, int *status, int options, struct rusage *usage)
+{
+    static pid_t (*real)(pid_t, int *, int, struct rusage *);
+    if (!real) real = dlsym(RTLD_NEXT, "wait4");
+    pid_t found = real(pid, status, options, usage);
+    if (found <= 0 || !usage || !getenv("FARM_HOST")) return found;
+    if (!host) open_host(getenv("FARM_HOST"));
+    for (struct job *j = host->table; j < host->table + 512; j++)
+        if (j->pid == found && j->state == ENDED) {
+            usage->ru_utime.tv_sec = j->cpu;
+            usage->ru_utime.tv_usec = (j->cpu - floor(j->cpu)) * 1e6;
+            j->state = FREE;
+        }
+    return found;
+}
+#else
+static double now(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec + t.tv_nsec / 1e9; }
+static double rate(void) { return host->speed * fmin(1, host->cores / fmax(host->jobs + host->foreign, 1e-9)); }
+
+static void lock(void)                  /* and bring the table up to date */
+{
+    flock(lock_fd, LOCK_EX);
+    double t = now();
+    host->work += (t - host->at) * rate();
+    host->at = t;
+}
+static void unlock(int changed)
+{
+    char text[64];
+    int jobs = 0;
+    for (struct job *j = host->table; j < host->table + 512; j++) {
+        if (j->state == RUNS && kill(j->pid, 0) && errno == ESRCH) j->state = FREE;         /* was killed */
+        jobs += j->state == RUNS;
+    }
+    if (jobs != host->jobs || changed) {
+        host->jobs = jobs;
+        int n = snprintf(text, sizeof text, "0.00 0.00 0.00 %4d/9999 1\n", (int)(1.5 + jobs + host->foreign));
+        if (pwrite(proc_fd, text, n, 0) < 0) perror("loadavg");
+        host->changes++;
+        syscall(SYS_futex, &host->changes, FUTEX_WAKE, 9999, 0, 0, 0);
+    }
+    flock(lock_fd, LOCK_UN);
+}
+static void compile(double work)
+{
+    struct job *mine = 0;
+    lock();
+    for (int state = FREE; !mine && state <= ENDED; state += ENDED)
+        for (struct job *j = host->table; j < host->table + 512 && !mine; j++)
+            if (j->state == state) mine = j;
+    mine->pid = getpid();
+    mine->state = RUNS;
+    double goal = host->work + work, begun = host->at;
+    unlock(1);
+    for (;;) {
+        lock();
+        if (goal - host->work < 1e-4) break;
+        int seen = host->changes;
+        double left = fmin((goal - host->work) / rate(), 0.5);
+        unlock(0);
+        struct timespec t = { left, (left - floor(left)) * 1e9 };
+        syscall(SYS_futex, &host->changes, FUTEX_WAIT, seen, &t, 0, 0);
+    }
+    mine->cpu = work / host->speed;
+    mine->state = ENDED;
+    dprintf(log_fd, "%.3f %.3f %.3f\n", begun, host->at, work);
+    unlock(1);
+}
+static int copy(const char *source)
+{
+    static char buffer[1 << 16];
+    int in = open(source, O_RDONLY), n;
+    if (in < 0) { perror(source); return 1; }
+    n = snprintf(buffer, sizeof buffer, "# 0 \"%s\"\n# 0 \"<built-in>\"\n# 1 \"%s\"\n", source, source);
+    do if (write(1, buffer, n) != n) return 1; while ((n = read(in, buffer, sizeof buffer)) > 0);
+    return 0;
+}
+int main(int argc, char **argv)
+{
+    char folder[4096], head[8192] = "", *source = 0, *output = 0, *list = 0, *found, c = 0, E = 0;
+    int n = readlink("/proc/self/exe", folder, sizeof folder - 1);
+    folder[n] = 0;
+    *strrchr(folder, '/') = 0;
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "-v")) return fprintf(stderr, "Target: stand-in\ngcc version 12.2.0 (stand-in)\n") < 0;
+        if (!strncmp(argv[i], "-print-prog-name=", 17)) return printf("/usr/bin/%s\n", argv[i] + 17) < 0;
+        if (!strcmp(argv[i], "--foreign") && argv[i + 1]) {
+            open_host(folder);
+            lock();
+            host->foreign = atof(argv[i + 1]);
+            unlock(1);
+            return 0;
+        }
+        if (!strcmp(argv[i], "-E")) E = 1;
+        else if (!strcmp(argv[i], "-c")) c = 1;
+        else if (!strcmp(argv[i], "-o") && argv[i + 1]) output = argv[++i];
+        else if (!strcmp(argv[i], "-MF") && argv[i + 1]) list = argv[++i];
+        else if ((!strcmp(argv[i], "-x") || !strcmp(argv[i], "-MT")) && argv[i + 1]) i++;
+        else if (argv[i][0] != '-') source = argv[i];
+    }
+    if (!source) return 0;
+    if (E && output && !freopen(output, "w", stdout)) return 1;
+    FILE *dependencies = list ? fopen(list, "w") : 0;
+    if (dependencies) fprintf(dependencies, "x: %s\n", source);
+    if (dependencies) fclose(dependencies);
+    if (E) return copy(source);
+    int in = open(source, O_RDONLY);
+    if (!c || !output || in < 0 || read(in, head, sizeof head - 1) < 0) return 1;
+    found = strstr(head, "work_ms=");
+    if (!found) return fprintf(stderr, "%s: no work_ms=\n", source), 1;
+    open_host(folder);
+    compile(atof(found + 8) / 1e3);
+    FILE *object = fopen(output, "w");
+    for (int i = 0; object && i < 2000; i++) fprintf(object, "%08x%s", i, found > head ? "object" : "");
+    return !object || fclose(object);
+}
+#endif
+'''
+
+
+@functools.lru_cache(None)
+def stand_in():
+    """A folder with the stand-in compiler and the shim."""
+    folder = new_folder()
+    source = write(folder + "/gcc.c", STAND_IN)
+    for words in (["-o", folder + "/gcc"], ["-DSHIM", "-shared", "-fPIC", "-o", folder + "/shim.so"]):
+        subprocess.run(["gcc", "-O2", *words, source, "-lm", "-ldl"], check=True)
+    return folder
+
+
+class SimHost:
+    """One host of the farm: a folder with its compiler, its table, its /proc and a log of jobs (begin, end, work)."""
+
+    def __init__(self, cores, speed=1.0, foreign=0):
+        self.cores, self.speed, self.folder, self.server = cores, speed, new_folder(), None
+        self.proc = set_procfs(self.folder + "/proc", cores, 1 + foreign, 64 << 10)
+        write(self.proc + "/loadavg", "0.00 0.00 0.00 %4d/9999 1\n" % (1 + foreign), 0o666)
+        write(self.proc + "/sys/kernel/random/boot_id", str(uuid.uuid4()))
+        table = struct.pack("5d", cores, speed, foreign, 0, time.monotonic())
+        write(self.folder + "/shared", table.ljust(1 << 14, b"\0"), 0o666)
+        write(self.folder + "/log", b"", 0o666)
+        for name in ("gcc", "x86_64-linux-gnu-gcc"):        # distcc asks for the latter
+            shutil.copy(stand_in() + "/gcc", self.folder + "/" + name)
+
+    def busy(self, tasks):
+        subprocess.run([self.folder + "/gcc", "--foreign", str(tasks)], check=True)
+
+    def signal(self, number):
+        """To the server and all that it runs, as if to the whole machine."""
+        for pid in descendants(self.server.process.pid):
+            with contextlib.suppress(OSError):
+                os.kill(pid, number)
+
+    def jobs(self):
+        return [tuple(map(float, line.split())) for line in contents(self.folder + "/log").splitlines()]
+
+
+def descendants(pid):
+    """pid and all processes that it started, directly or not."""
+    found = [pid]
+    for parent in found:
+        for path in glob.glob("/proc/%d/task/*/children" % parent):
+            found += map(int, contents(path).split())
+    return found
+
+
+# ---- scenarios
+
+EQUAL = tuple((cores, 1.0) for cores in (9, 9, 8, 8, 8))
+UNEQUAL = ((16, 1.0), (10, 2.0), (8, 1.0), (4, 4.0), (4, 1.0))
+EVENT_S = 4.0                           # after the start of the build something happens to a host
+CAP = 6                                 # times the list bound: a build that takes longer is ended
+FLUID_S = 24.0                          # the fluid bound of 300 jobs
+JOBS = 300
+MEAN_KB = 300.0                         # of a preprocessed source
+
+
+class Scenario:
+    """What happens on which hosts, and the bound of makespan over list bound (None: none is set)."""
+
+    def __init__(self, bar, hosts=EQUAL, builds=((JOBS, 48),), **more):
+        self.bar, self.hosts, self.builds = bar, hosts, builds      # builds: (files, N of make -jN) of each submitter
+        self.event = more.get("event")                              # busy, kill, freeze
+        self.listed = more.get("listed", True)                      # distcc is told the numbers of slots
+        self.cold = more.get("cold", False)                         # ours has never heard of these hosts
+        self.huge = more.get("huge", 0)                             # files at the end that take five times the mean
+        self.late = more.get("late", False)                         # all but the first build begin later and count
+
+
+FARM_SCENARIOS = {
+    "equal": Scenario(1.03),
+    "speeds": Scenario(1.05, UNEQUAL),
+    "busied": Scenario(1.08, event="busy"),
+    "killed": Scenario(1.08, event="kill"),
+    "frozen": Scenario(1.15, event="freeze"),
+    "no-slots": Scenario(1.05, listed=False),
+    "two": Scenario(1.03, builds=((JOBS // 2, 24), (JOBS // 2, 24))),
+    "twice": Scenario(1.00, builds=((JOBS, 84),)),
+    "greedy": Scenario(1.30, builds=((400, 200), (40, 10), (40, 10), (40, 10)), late=True),
+    "tail": Scenario(None, UNEQUAL, huge=4),
+    "cold": Scenario(None, UNEQUAL, ((40, 48),), cold=True),
+}
+
+
+def draw_works(rng, count, mean, ms_per_kb):
+    """[(seconds on a core of speed 1, KB preprocessed)]: log-normal, at most four times the median, and in step with
+    the size but for 20 %. The list bound of 300 on 42 equal cores is 1.25 times the fluid one."""
+    works = [min(rng.lognormvariate(0, 0.6), 4.0) for _ in range(count)]
+    scale = mean * count / sum(works)
+    return [(work * scale, 1e3 / ms_per_kb * work * scale * rng.lognormvariate(0, 0.2)) for work in works]
+
+
+class Core:
+    """One core as the list bound sees it: changes [(second, factor of its speed from then on)]."""
+
+    def __init__(self, speed, changes=()):
+        self.speed, self.changes, self.free = speed, list(changes), 0.0
+
+    def end(self, work):
+        """When a job that begins as soon as it is free would end; inf where the core dies before."""
+        at, rate = self.free, self.speed
+        for second, factor in [*self.changes, (math.inf, 1)]:
+            if second > at:
+                if rate and at + work / rate <= second:
+                    return at + work / rate
+                work -= rate * (second - at)
+                at = second
+            rate = self.speed * factor
+        return math.inf
+
+
+def list_bound(works, cores):
+    """Makespan of the omniscient list scheduler: jobs in make's order, each to the core that ends it first."""
+    last = 0.0
+    for work in works:
+        core = min(cores, key=lambda core: core.end(work))
+        core.free = core.end(work)
+        last = max(last, core.free)
+    return last
+
+
+def fluid_bound(works, cores):
+    left, at = sum(works), 0.0
+    for second in sorted({second for core in cores for second, _ in core.changes}) + [math.inf]:
+        rate = sum(core.speed * ([1.0] + [f for s, f in core.changes if s <= at])[-1] for core in cores)
+        if left <= rate * (second - at):
+            return at + left / rate
+        left, at = left - rate * (second - at), second
+    return at
+
+
+# ---- one run
+
+class FarmRun:
+    """One scenario with one seed, under our program or under distcc."""
+
+    def __init__(self, name, seed, theirs):
+        self.name, self.scenario, self.theirs, self.seed = name, FARM_SCENARIOS[name], theirs, seed
+        self.rng = random.Random("%s %d" % (name, seed))
+        speed = sum(cores * speed for cores, speed in self.scenario.hosts)
+        self.mean = FLUID_S * speed / JOBS              # seconds of the mean job
+        self.ms_per_kb = self.mean * 1e3 / MEAN_KB
+        self.works = []
+        for count, _ in self.scenario.builds:
+            works = draw_works(self.rng, count, self.mean, self.ms_per_kb)
+            huge = self.scenario.huge
+            self.works.append(works[:count - huge] + [(5 * self.mean, 5 * MEAN_KB)] * huge)
+        self.hosts = [SimHost(*row) for row in self.scenario.hosts]
+        self.address = "127.%d.%d." % (self.rng.randint(20, 250), self.rng.randint(1, 250))
+        self.submitters, self.stopped = [], []
+
+    # -- the files
+
+    def tree(self, works, warm=False):
+        """A folder with a source for each work and a makefile."""
+        folder = new_folder()
+        for i, (work, size) in enumerate(works):
+            head = "/* work_ms=%d */\n" % (work * 1000)
+            lines = ["int pad_%d_%d_%d;\n" % (i, j, self.rng.getrandbits(60)) for j in range(int(size * 1024 / 35))]
+            write("%s/f%d.c" % (folder, i), head + "".join(lines))
+        names = " ".join("f%d.o" % i for i in range(len(works)))
+        write(folder + "/Makefile", "all: %s\n%%.o: %%.c\n\t$(CC) -O2 -c $< -o $@\n" % names)
+        return folder
+
+    # -- the farm
+
+    def start(self, farm):
+        for i, host in enumerate(self.hosts):
+            start = self.start_distccd if self.theirs else self.start_worker
+            host.server = start(farm, host, self.address + str(i + 1))
+        for i in range(len(self.scenario.builds)):
+            box = SimHost(2, 1.0, 2)                    # busy, so that both sides have the same cores
+            env = environment(PATH=box.folder + ":" + PATH, HOME=new_folder())
+            if self.theirs:
+                slots = "%s/%d" if self.scenario.listed else "%s%.0s"
+                env.update(DISTCC_HOSTS=" ".join(slots % (host.server.address, host.cores) for host in self.hosts),
+                           DISTCC_DIR=new_folder())
+            else:
+                daemon = farm.submitter(*[host.server for host in self.hosts], options=(
+                    "--listen", self.address + str(100 + i) + ":0", "--procfs", box.proc, "--slots", "2", "--log-level",
+                    "info"))
+                env.update(DISTCC_LM_SOCKET=daemon.socket)
+                box.server = daemon
+            self.submitters.append((box, env))
+        if not self.theirs and not self.scenario.cold:
+            self.warm_up()
+
+    def start_worker(self, farm, host, address):
+        return farm.worker("--listen", address + ":0", "--compilers", host.folder, "--procfs", host.proc, "--slots",
+                           str(host.cores), "--contain", "off", "--log-level", "info",
+                           env={"LD_PRELOAD": stand_in() + "/shim.so", "FARM_HOST": host.folder})
+
+    def start_distccd(self, farm, host, address):
+        return farm.add(RealDistccd("--jobs", str(host.cores), host=address, path=host.folder))
+
+    def warm_up(self):
+        """A short build, so that our daemons know these hosts as those of a farm in use do."""
+        folder = self.tree(draw_works(self.rng, 100, self.mean / 10, self.ms_per_kb))
+        for box, env in self.submitters:
+            subprocess.run(["touch"] + glob.glob(folder + "/*.c"), check=True)
+            self.make(folder, env, 48).wait()
+            for path in glob.glob(folder + "/*.o"):
+                os.unlink(path)
+            box.server.idle()
+        for host in self.hosts:
+            write(host.folder + "/log", b"")
+
+    # -- the builds
+
+    def make(self, folder, env, jobs):
+        compiler = "distcc gcc" if self.theirs else program() + " cc gcc"
+        return subprocess.Popen(["make", "-s", "-C", folder, "-j%d" % jobs, "CC=" + compiler], env=env,
+                                stdin=subprocess.DEVNULL, start_new_session=True)
+
+    def happen(self):
+        event, hosts = self.scenario.event, self.hosts
+        if event == "busy":
+            for host in hosts[1:3]:
+                host.busy(2 * host.cores)
+        elif event == "kill":
+            hosts[0].signal(signal.SIGKILL)
+        elif event == "freeze":
+            hosts[0].signal(signal.SIGSTOP)
+            self.stopped = descendants(hosts[0].server.process.pid)
+
+    def build(self, cap):
+        """Seconds of each build; None for one that was ended after `cap` seconds."""
+        trees = [self.tree(works) for works in self.works]
+        ends, late = [None] * len(trees), EVENT_S if self.scenario.late else 0.0
+        begun = time.monotonic()
+        self.began = begun
+
+        def one(i):
+            delay = late if i else 0.0
+            time.sleep(delay)
+            child = self.make(trees[i], self.submitters[i][1], self.scenario.builds[i][1])
+            try:
+                status = child.wait(cap)
+            except subprocess.TimeoutExpired:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+                return
+            if status:
+                raise Failed("make failed in %s" % trees[i])
+            ends[i] = time.monotonic() - begun - delay
+        timer = threading.Timer(EVENT_S, self.happen)
+        timer.start()
+        together(range(len(trees)), one, len(trees))
+        timer.cancel()
+        for pid in self.stopped:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        return ends
+
+    # -- what is known of it
+
+    def cores(self):
+        """As the bounds see them."""
+        found = []
+        for i, host in enumerate(self.hosts):
+            changes = []
+            if self.scenario.event == "busy" and i in (1, 2):
+                changes = [(EVENT_S, 1 / 3)]
+            elif self.scenario.event in ("kill", "freeze") and i == 0:
+                changes = [(EVENT_S, 0)]
+            found += [Core(host.speed, changes) for _ in range(host.cores)]
+        return found
+
+    def bounds(self):
+        """(list bound, fluid bound) of what counts."""
+        if self.scenario.late:                          # the small builds, each on its share of equal cores
+            share = len(self.cores()) // len(self.works)
+            small = [[work for work, _ in works] for works in self.works[1:]]
+            return tuple(max(bound(works, [Core(1.0) for _ in range(share)]) for works in small)
+                         for bound in (list_bound, fluid_bound))
+        works = [work for row in itertools.zip_longest(*self.works) for work, _ in filter(None, row)]
+        return list_bound(works, self.cores()), fluid_bound(works, self.cores())
+
+    def idle_share(self):
+        """Of the cores' time until the last job began, how much nobody used."""
+        jobs = [job for host in self.hosts for job in host.jobs()]
+        last = max((begin for begin, _, _ in jobs), default=self.began)
+        cores = sum(host.cores for host in self.hosts)
+        used = sum(max(0.0, min(end, last) - begin) for begin, end, _ in jobs)
+        return 1 - used / max((last - self.began) * cores, 1e-9)
+
+    def prediction_error(self):
+        """Mean of |predicted - actual| / actual over the last decisions of our daemons."""
+        errors = []
+        for box, _ in self.submitters:
+            rows = ask(box.server.socket, "why", "300")[1]
+            errors += [abs(row["predicted_s"] - row["actual_s"]) / row["actual_s"]
+                       for row in rows[-200:] if row["actual_s"] and row["predicted_s"]]
+        return sum(errors) / len(errors) if errors else float("nan")
+
+    def run(self):
+        """A line of figures, and the makespan over the list bound."""
+        list_s, fluid_s = self.bounds()
+        cap = CAP * list_s
+        with LoopbackFarm() as farm:
+            self.start(farm)
+            before = machine_cpu()
+            ends = self.build(cap)
+            busy, total = (now - then for now, then in zip(machine_cpu(), before))
+            counted = ends[1:] if self.scenario.late else ends
+            more, makespan = ">" if None in counted else "", max(end or cap for end in counted)
+            text = "%-8s seed %d %-6s %s%.1f s, list bound %.1f, fluid %.1f: ratios %s%.3f, %.2f; " % (
+                self.name, self.seed, "distcc" if self.theirs else "ours", more, makespan, list_s, fluid_s, more,
+                makespan / list_s, makespan / fluid_s)
+            text += "idle %.0f %%, machine's CPU %.0f %%" % (self.idle_share() * 100, busy / total * 100)
+            if not self.theirs:
+                text += ", prediction off by %.0f %%" % (self.prediction_error() * 100)
+        return text, makespan / list_s
+
+
+def machine_cpu():
+    """(seconds busy, seconds in all) of this machine's processors."""
+    figures = [int(word) for word in contents("/proc/stat").split(b"\n")[0].split()[1:9]]
+    return (sum(figures) - figures[3] - figures[4]) / 100, sum(figures) / 100
+
+
+def farm_main(words):
+    parser = argparse.ArgumentParser(prog="test_distcc_lm.py farm", description="Makespans on a simulated farm.")
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO",
+                        help="of %s (default: all)" % " ".join(FARM_SCENARIOS))
+    parser.add_argument("--seeds", default="1", metavar="N", help="how many, or a list as 1,3 (default 1)")
+    parser.add_argument("--only", choices=("ours", "distcc"))
+    options = parser.parse_args(words)
+    unknown = set(options.scenarios) - set(FARM_SCENARIOS)
+    if unknown:
+        parser.error("unknown scenario: " + " ".join(sorted(unknown)))
+    seeds = [int(word) for word in options.seeds.split(",")]
+    seeds = range(1, seeds[0] + 1) if len(seeds) == 1 else seeds
+    for name in options.scenarios or FARM_SCENARIOS:
+        ratios = {}
+        for seed in seeds:
+            for side in ("ours", "distcc"):
+                if options.only in (None, side):
+                    text, ratio = FarmRun(name, seed, side == "distcc").run()
+                    ratios.setdefault(side, []).append(ratio)
+                    print(text, flush=True)
+        bar = FARM_SCENARIOS[name].bar
+        medians = ", ".join("%s %.3f" % (side, sorted(rows)[len(rows) // 2]) for side, rows in ratios.items())
+        print("%-8s median %s%s" % (name, medians, " (bound %.2f)" % bar if bar else ""), flush=True)
+    return 0
+
+
 # ==== The demo and the command line =================================================================================
 
 def demo_tree(folder, count=40):
@@ -9040,6 +9561,8 @@ def main(words):
         return demo()
     if words[:1] == ["bench"]:
         return bench(words[1:])
+    if words[:1] == ["farm"]:
+        return farm_main(words[1:])
     if words[:1] == ["trees"]:
         return trees_main(words[1:])
     return run_tests(words) if words else run_all()
