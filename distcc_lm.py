@@ -78,6 +78,7 @@ if TYPE_CHECKING:       # ruff and mypy take it for true; at run time import_dae
     import fcntl
     import gc
     import hashlib
+    import hmac
     import ipaddress
     import json
     import math
@@ -99,14 +100,15 @@ if TYPE_CHECKING:       # ruff and mypy take it for true; at run time import_dae
 
 def import_daemon_modules():
     """Import what all commands but `cc` use. Apart from the client, which would pay 60 ms for them at every compile."""
-    global _thread, collections, errno, fcntl, gc, hashlib, ipaddress, json, math, os, random, resource, select
-    global selectors, shutil, signal, socket, stat, struct, subprocess, tempfile, threading, time
+    global _thread, collections, errno, fcntl, gc, hashlib, hmac, ipaddress, json, math, os, random, resource
+    global select, selectors, shutil, signal, socket, stat, struct, subprocess, tempfile, threading, time
     import _thread
     import collections
     import errno
     import fcntl
     import gc
     import hashlib
+    import hmac
     import ipaddress
     import json
     import math
@@ -135,7 +137,14 @@ REPORT_JITTER = 0.2                 # daemons that report in step / nothing
 REPORT_MIN_GAP_S = 0.1              # pushes flood the net / changes are seen late
 PEER_TIMEOUT_S = 5.0                # busy hosts flap / a dead host is believed longer
 PEER_TIMEOUT_INTERVALS = 3          # likewise, for hosts that report more rarely
+REPORTERS_MOST = 4000               # large farms are not seen whole / spoofed addresses cost memory and reports
 SUBMITTER_MEMORY_S = 60.0           # reports stop in a short pause / go to those who no longer care
+SECRET_LEAST_BYTES = 16             # a key may be guessed / good keys are refused
+REPLAY_WINDOW = 4096                # requests that overtake each other are refused / memory, for each submitter
+ECHO_MEMORY_S = 3.0                 # a daemon that wants proof of life asks again / packets carry what nobody needs
+ECHOES_MOST = 16                    # after a restart of many: they ask again / the packet is full
+WRONG_KEY_ANSWER_S = 1.0            # spoofed packets are answered / a wrong key is noticed late on its own side
+LOG_REPEAT_S = 60.0                 # strangers fill the log / a lasting mishap looks as if it were over
 UDP_MAX_BYTES = 1200                # too few list entries / packets are fragmented
 CONNECT_TIMEOUT_S = 3.0             # a loaded host counts as dead / a dead one holds up jobs
 ADMISSION_TIMEOUT_S = 5.0           # a slow host's answer is given up / a frozen host holds up jobs
@@ -256,6 +265,10 @@ REASONS = {name: Reason(name, text) for name, text in (
     ("timeout", "the compile took longer than the host allows"),
     ("spawn", "the host could not start the compiler"),
     ("protocol", "what came is not the protocol"),
+    ("bad-mac", "the host has another key, or one side has none (--secret-file)"),
+    ("restarted", "the host has forgotten who asks, since a restart"),
+    ("relayed", "the request came to another address than it was made for: NAT, or a relay between"),
+    ("replayed", "the request was seen before"),
     # what a submitter notices
     ("connect", "the host cannot be reached"),
     ("silent", "the host went silent"),
@@ -498,37 +511,60 @@ def decode_reply():
 
 # ---- admission, between our daemons
 
+CHALLENGE_BYTES = 8
+MAC_BYTES = 16                      # of HMAC-SHA256
+
+
 class SlotRequest:
-    """LMRQ: a submitter asks for one slot, for whichever job of this (uid, identity, mode) it will be."""
-    __slots__ = ("instance", "uid", "size_kb", "memory_mb", "identity", "mode", "job_class")
-    # version, flags, instance, uid, KB, MB, identity, mode, compression, counter, size of the MAC that follows
+    """LMRQ: a submitter asks for one slot, for whichever job of this (uid, identity, mode) it will be. With a secret
+    its MAC covers all of it, among it the server's challenge, a counter, and the address that was dialled: a request
+    cannot be sent twice, nor on to another host."""
+    __slots__ = ("instance", "uid", "size_kb", "memory_mb", "identity", "mode", "job_class", "counter", "challenge",
+                 "dialled", "covered", "mac")
+    # version, flags, instance, uid, KB, MB, identity, mode, compression, counter, size of the seal that follows:
+    # challenge, MAC, address
     FORMAT = "!BB8sIII8sBBQB"
 
     def __init__(self, instance, uid, size_kb, memory_mb, identity, mode, job_class):
         self.instance, self.uid, self.size_kb, self.memory_mb = instance, uid, size_kb, memory_mb
         self.identity, self.mode, self.job_class = identity, mode, job_class
+        self.counter, self.challenge, self.dialled, self.covered, self.mac = 0, b"", b"", b"", b""
 
-    def encode(self):
+    def encode(self, seal=None):
+        """seal(bytes): the MAC; with one, counter, challenge and dialled have been set."""
+        size = CHALLENGE_BYTES + MAC_BYTES + len(self.dialled) if seal else 0
         fixed = struct.pack(self.FORMAT, PROTOCOL_MAJOR, 0, self.instance, self.uid, min(self.size_kb, 0xffffffff),
-                            min(self.memory_mb, 0xffffffff), self.identity, self.mode, 0, 0, 0)
-        return body_token(b"LMRQ", fixed + self.job_class.encode()[:64])
+                            min(self.memory_mb, 0xffffffff), self.identity, self.mode, 0, self.counter, size)
+        job_class = self.job_class.encode()[:64]
+        if not seal:
+            return body_token(b"LMRQ", fixed + job_class)
+        self.covered = fixed + self.challenge + self.dialled + job_class
+        self.mac = seal(self.covered)
+        return body_token(b"LMRQ", fixed + self.challenge + self.mac + self.dialled + job_class)
 
     @classmethod
     def parse(cls, body):
         size = struct.calcsize(cls.FORMAT)
         if len(body) < size:
             raise WireError("an LMRQ of %d bytes" % len(body))
-        version, _, instance, uid, size_kb, memory_mb, identity, mode, _, _, mac = struct.unpack(
+        version, _, instance, uid, size_kb, memory_mb, identity, mode, _, counter, sealed = struct.unpack(
             cls.FORMAT, body[:size])
         if version != PROTOCOL_MAJOR:
             raise WireError("admission version %d, ours is %d" % (version, PROTOCOL_MAJOR))
         if mode >= len(MODE_NAMES):
             raise WireError("mode %d is unknown" % mode)
-        return cls(instance, uid, size_kb, memory_mb, identity, mode, body[size + mac:].decode("ascii", "replace"))
+        request = cls(instance, uid, size_kb, memory_mb, identity, mode,
+                      body[size + sealed:].decode("ascii", "replace"))
+        at, end = size + CHALLENGE_BYTES, size + CHALLENGE_BYTES + MAC_BYTES
+        if sealed >= CHALLENGE_BYTES + MAC_BYTES and len(body) >= size + sealed:
+            request.counter, request.challenge, request.mac = counter, body[size:at], body[at:end]
+            request.dialled, request.covered = body[end:size + sealed], body[:at] + body[end:]
+        return request
 
 
-def decode_opening():
-    """Generator for what a server reads first: a SlotRequest (one of our daemons) or a JobRequest (a distcc client)."""
+def decode_opening(plain=True):
+    """Generator for what a server reads first: a SlotRequest (one of our daemons) or, with `plain`, a JobRequest (a
+    distcc client)."""
     name, value = parse_token((yield TOKEN_BYTES))
     if name == b"LMRQ":
         if value > MAX_LOAD_REQUEST_BYTES:
@@ -536,11 +572,15 @@ def decode_opening():
         return SlotRequest.parse((yield value))
     if name != b"DIST":
         raise WireError("a connection that begins with %r" % name)
+    if not plain:
+        raise WireError("distcc clients have no key: not served (--plain)")
     return (yield from decode_job(value))
 
 
-def encode_granted(reservation):
-    return body_token(b"LMOK", b"%d" % reservation)
+def encode_granted(reservation, seal=None):
+    """seal(bytes): the MAC by which the server proves that it has the key, too."""
+    body = b"%d" % reservation
+    return body_token(b"LMOK", body + b"\0" + seal(body) if seal else body)
 
 
 def encode_parked(position, wait_ms):
@@ -559,19 +599,20 @@ def parse_refusal(body):
 
 
 def decode_admission():
-    """Generator for one answer to an LMRQ: ("granted", reservation), ("parked", position, wait_ms) or
-    ("refused", name, text)."""
+    """Generator for one answer to an LMRQ: ("granted", reservation) and, with a MAC, (…, what it covers, MAC);
+    ("parked", position, wait_ms) or ("refused", name, text)."""
     name, size = parse_token((yield TOKEN_BYTES))
     if name not in (b"LMOK", b"LMWT", b"LMNO") or size > MAX_LOAD_REQUEST_BYTES:
         raise WireError("%s of %d bytes in answer to LMRQ" % (name.decode("latin-1"), size))
     body = (yield size) if size else b""
     if name == b"LMNO":
         return ("refused",) + parse_refusal(body)
+    body, sealed, mac = body.partition(b"\0")
     numbers = body.split()
     if len(numbers) < (1 if name == b"LMOK" else 2) or not all(number.isdigit() for number in numbers):
         raise WireError("%s without its numbers" % name.decode())
     if name == b"LMOK":
-        return "granted", int(numbers[0])
+        return ("granted", int(numbers[0])) + ((body, mac) if sealed else ())
     return "parked", int(numbers[0]), int(numbers[1])
 
 
@@ -579,7 +620,17 @@ def decode_admission():
 
 PACKET_MAGIC = b"dlm\x01"
 STATE_UP, STATE_BUSY, STATE_DRAINING, STATE_SHORT = 0, 1, 2, 3      # SHORT: of memory or disk
-CAN_DIRECTIVES, CAN_LANDLOCK, CAN_USER, WANTS_REPORT = 1, 2, 4, 8   # capability bits
+CAN_DIRECTIVES, CAN_LANDLOCK, CAN_USER, WANTS_REPORT, WANTS_ECHO = 1, 2, 4, 8, 16   # capability bits
+
+
+SEAL_MARK = bytes((1, CHALLENGE_BYTES + MAC_BYTES))                 # a list of one item
+
+
+def unseal(packet):
+    """(what the MAC covers, MAC) of a load packet; the MAC is empty where it has none."""
+    if packet[-MAC_BYTES - CHALLENGE_BYTES - 2:][:2] != SEAL_MARK:
+        return packet, b""
+    return packet[:-MAC_BYTES], packet[-MAC_BYTES:]
 
 
 class Load:
@@ -599,6 +650,8 @@ class Load:
         "identities",       # compilers, 8 bytes each
         "counted",          # {instance of a submitter: highest reservation that `running` includes}
         "kin",              # {instance: jobs running} of other daemons under the sender's kernel
+        "challenge",        # with a secret: what the sender wants to see echoed, and named in requests to it
+        "echoes",           # challenges of others that asked for it: the sender lives now
     )
     FORMAT = "!4sBBH8s16sIHHHHHHIBBHff"
     ITEM = "!8sQ"
@@ -612,9 +665,11 @@ class Load:
         self.foreign, self.memory_mb, self.state, self.capabilities = foreign, memory_mb, state, capabilities
         self.interval_ms, self.kb_sum, self.cpu_ms_sum = interval_ms, kb_sum, cpu_ms_sum
         self.identities, self.counted, self.kin = list(identities), counted or {}, kin or {}
+        self.challenge, self.echoes = b"", []
 
-    def encode(self):
-        """At most UDP_MAX_BYTES; the lists are cut to fit, identities first to stay."""
+    def encode(self, seal=None):
+        """At most UDP_MAX_BYTES; the lists are cut to fit, identities first to stay. seal(bytes): the MAC, which with
+        the challenge is the last list."""
         head = struct.pack(self.FORMAT, PACKET_MAGIC, PROTOCOL_MAJOR, 0, struct.calcsize(self.FORMAT), self.instance,
                            self.boot, self.sequence & 0xffffffff, self.port, min(self.cores, 65535),
                            min(self.slots, 65535), min(self.running, 65535), min(self.waiting, 65535),
@@ -623,8 +678,12 @@ class Load:
         lists = [self.identities[:60],
                  [struct.pack(self.ITEM, *item) for item in list(self.counted.items())[-20:]],
                  [struct.pack(self.KIN, instance, min(n, 65535)) for instance, n in list(self.kin.items())[:10]]]
+        lists += [self.echoes[:ECHOES_MOST]] if seal else []
         packet = head + b"".join(struct.pack("!BB", len(items), len(items[0]) if items else 0) + b"".join(items)
                                  for items in lists)
+        if seal:
+            packet += SEAL_MARK + self.challenge
+            packet += seal(packet)
         assert len(packet) <= UDP_MAX_BYTES
         return packet
 
@@ -652,6 +711,11 @@ class Load:
             lists.append([packet[at + i * width:at + (i + 1) * width] for i in range(count)])
             at += count * width
         load.take_lists(lists)
+        if unseal(packet)[1]:
+            load.challenge = packet[-MAC_BYTES - CHALLENGE_BYTES:-MAC_BYTES]
+            if packet[at + 1:at + 2] == bytes((CHALLENGE_BYTES,)):
+                echoes = packet[at + 2:at + 2 + packet[at] * CHALLENGE_BYTES]
+                load.echoes = [echoes[i:i + CHALLENGE_BYTES] for i in range(0, len(echoes), CHALLENGE_BYTES)]
         return load
 
     def take_lists(self, lists):
@@ -2440,6 +2504,7 @@ class Host:
         "retired",          # listed no longer: no new jobs
         "shared",           # its last report counts jobs of other submitters
         "misfits",          # {compiler identity: when it was refused}
+        "distrusted",       # when a report of it had no right MAC, None since one had
     )
 
     def __init__(self, key, name, kind, endpoint=None, listed_slots=0):
@@ -2449,7 +2514,7 @@ class Host:
         self.leases, self.asking, self.uncounted, self.ended, self.full = set(), 0, 0, 0, False
         self.failures, self.failure, self.retry_at, self.bad_files = 0, None, 0.0, set()
         self.counters = dict.fromkeys(("ok", "failed", "refused", "cancelled"), 0)
-        self.shared, self.retired, self.used_at, self.misfits = False, False, 0.0, {}
+        self.shared, self.retired, self.used_at, self.misfits, self.distrusted = False, False, 0.0, {}, None
 
     def slots(self):
         return self.load.slots if self.load else self.listed_slots
@@ -2471,6 +2536,8 @@ class Host:
     def state(self, now):
         """(state, reason) as in `status`: up, busy, draining, suspect or down."""
         if self.kind == "peer":
+            if self.distrusted is not None and self.silent(now):
+                return "down", REASONS["bad-mac"].text
             if self.report_at is None:
                 return "down", "no load report yet"
             if self.silent(now):
@@ -2984,7 +3051,7 @@ class Scheduler(Ledger):
         if restarted or host.silent(now):           # back again, and with it a clean slate
             host.misfits.clear()
             host.recovers()
-        host.load, host.report_at, host.interval_s = load, now, load.interval_ms / 1e3
+        host.load, host.report_at, host.interval_s, host.distrusted = load, now, load.interval_ms / 1e3, None
         host.full = load.waiting > 0             # a new request would park behind those
         host.ended = 0
 
@@ -3164,6 +3231,10 @@ O_FOLDER = getattr(posix, "O_PATH", posix.O_RDONLY) | posix.O_DIRECTORY | posix.
 
 def ignored_signals():
     return [getattr(signal, name) for name in IGNORED_SIGNALS]
+
+
+class StartError(Exception):
+    """The daemon cannot start; str() says why in one line. Exit status 1."""
 
 
 class ContainmentError(Exception):
@@ -4310,6 +4381,134 @@ class Offer:
         return False
 
 
+# ---- the farm's key
+
+def read_secret(path):
+    """The key in a file that nobody else may read. Raises StartError."""
+    try:
+        with open(path, "rb") as file:
+            found = os.fstat(file.fileno())
+            key = file.read(1 << 16).strip()
+    except OSError as error:
+        raise StartError("--secret-file %s: %s" % (path, error.strerror)) from None
+    if not stat.S_ISREG(found.st_mode) or found.st_uid not in (0, os.geteuid()):
+        raise StartError("--secret-file %s: must be a file of this user or root" % path)
+    if found.st_mode & 0o077:
+        raise StartError("--secret-file %s: open to others (mode %04o): chmod 600 it" % (path, found.st_mode & 0o7777))
+    if len(key) < SECRET_LEAST_BYTES:
+        raise StartError("--secret-file %s: a key of %d bytes, at least %d are needed" % (
+            path, len(key), SECRET_LEAST_BYTES))
+    return key
+
+
+class Secret:
+    """MACs with the farm's key, and what is new, told without a clock. Every daemon has a challenge: random bytes that
+    are chosen at its start and again whenever it forgets whom it heard. Who echoes it in a report, or names it in a
+    request, lives now; from there on numbers only count up. An instance that was superseded never comes back."""
+
+    def __init__(self, key):
+        self.key, self.counter = key, 0
+        self.forget()
+
+    def forget(self):
+        self.challenge = os.urandom(CHALLENGE_BYTES)
+        self.reports = {}               # instance that echoed the challenge: sequence of its last report
+        self.asked = {}                 # instance whose requests named it: (highest counter, bits for those below)
+
+    def mac(self, kind, data):
+        """`kind` keeps one message from being taken for another."""
+        return hmac.digest(self.key, kind + b"\0" + data, "sha256")[:MAC_BYTES]
+
+    def right(self, kind, data, mac):
+        return hmac.compare_digest(self.mac(kind, data), mac)
+
+    def seal(self, kind, before=b""):
+        """What encode(seal) takes."""
+        return lambda data: self.mac(kind, before + data)
+
+    def report_is_new(self, load):
+        """True; False: seen before, or overtaken; None: of an instance that has yet to echo our challenge."""
+        last = self.reports.get(load.instance)
+        if last is None:
+            if self.challenge not in load.echoes:
+                return None
+            if len(self.reports) >= REPORTERS_MOST:
+                self.forget()
+                return None
+        elif load.sequence <= last:
+            return False
+        self.reports[load.instance] = load.sequence
+        return True
+
+    def supersede(self, instance):
+        """Another instance has taken its place: whatever still comes of it was recorded."""
+        self.reports[instance] = 1 << 64
+
+    def refusal(self, request, address):
+        """Why a request that came to this address (bytes) of ours is refused: the reason's name, or None."""
+        if not self.right(b"request", request.covered, request.mac):
+            return "bad-mac"
+        if request.dialled != address:
+            return "relayed"
+        if request.challenge != self.challenge:
+            return "restarted"
+        if request.instance not in self.asked and len(self.asked) >= REPORTERS_MOST:
+            self.forget()
+            return "restarted"
+        highest, seen = self.asked.get(request.instance, (0, 0))
+        ahead = request.counter - highest
+        if ahead > 0:
+            seen = (seen << min(ahead, REPLAY_WINDOW) | 1) & ((1 << REPLAY_WINDOW) - 1)
+        elif -ahead >= REPLAY_WINDOW or seen >> -ahead & 1:
+            return "replayed"
+        else:
+            seen |= 1 << -ahead
+        self.asked[request.instance] = max(highest, request.counter), seen
+        return None
+
+
+class Trust:
+    """Who may send what. Serving is not using: --allow serves, --peer, --use and --hosts are sent to and believed. With
+    a secret reports are believed from, and jobs sent to, whoever has it, and only they are served, out of --allow."""
+
+    def __init__(self, config):
+        self.config, self.allow, self.use = config, config.allow, config.use    # [network]; [(network, port)]
+        self.peers = {}                             # Endpoint: key of the Host
+        self.secret = None
+        self.serves_plain = True                    # distcc clients
+        self.wrong_keys = {}                        # address with another key, or none: heard at
+
+    def load_secret(self):
+        """At the start and on SIGHUP. Raises StartError."""
+        if self.config.secret_file:
+            key = read_secret(self.config.secret_file)
+            if self.secret is None or self.secret.key != key:
+                self.secret = Secret(key)
+            self.serves_plain = self.config.plain
+
+    def serves(self, address):
+        ip = ipaddress.ip_address(address)
+        return any(ip in network for network in self.allow)
+
+    def used_port(self, address):
+        """The port to send jobs to, where --use covers the address; else None."""
+        ip = ipaddress.ip_address(address)
+        return next((port for network, port in self.use if ip in network), None)
+
+    def wrong_key(self, address, now):
+        """Note it. Whether this is news."""
+        news = address not in self.wrong_keys
+        self.wrong_keys = {a: at for a, at in self.wrong_keys.items() if now - at < LOG_REPEAT_S}
+        if len(self.wrong_keys) < 100:
+            self.wrong_keys[address] = now
+        return news
+
+
+def dialled_address(name):
+    """What getsockname() or getpeername() gave, as both ends of a connection write it."""
+    return str(Endpoint((plain_address(name[0]), name[1]))).encode()
+
+
 # ---- connections
 
 class Counters:
@@ -4334,7 +4533,7 @@ class JobConnection:
     def __init__(self, server, sock, peer, now):
         self.server, self.sock, self.peer = server, sock, peer
         self.state, self.deadline = "opening", now + OPENING_S
-        self.decoder = Decoder(decode_opening())
+        self.decoder = Decoder(decode_opening(server.trust.serves_plain))
         self.slot_request = self.compiler = self.folder = self.times = None
         self.job_id = self.folder_fd = self.source_fd = self.object_fd = -1
         self.argv, self.left, self.outgoing, self.object_left, self.object_at = [], 0, bytearray(), 0, 0
@@ -4505,37 +4704,38 @@ class JobConnection:
         self.end("cancelled", "")
 
 
-class JobServer:
-    """Accepts, admits, starts compilers through the spawner, and answers. Policy is Admission's and serve_args()'s."""
+class Gate:
+    """Who gets in: connections from accept to the admission, and their deadlines."""
 
-    def __init__(self, loop, admission, spawner, offer, allowed, max_job_bytes):
-        self.loop, self.admission, self.spawner, self.offer = loop, admission, spawner, offer
-        self.allowed, self.max_job_bytes = allowed, max_job_bytes       # allowed(address): bool
-        self.counters = Counters()
-        self.connections, self.running, self.leaving = set(), {}, {}    # running: {job id: JobConnection}
-        self.last_job_id, self.area, self.area_at = 0, 0.0, 0.0         # leaving: {job id: (folder, fd)} of killed jobs
-        self.on_change = lambda: None               # called when the number of slots in use has changed
+    def __init__(self, loop, trust):
+        self.loop, self.trust, self.counters, self.connections = loop, trust, Counters(), set()
 
-    # -- connections
-
-    def accept(self, listener):
+    def accept(self, listener, server):
         for _ in range(64):                         # not for ever: others have events, too
             try:
                 sock, address = listener.accept()
             except (BlockingIOError, InterruptedError):
                 return
             peer = plain_address(address[0])
-            if not self.allowed(peer):
-                self.loop.log("warning", "%s is not allowed to send jobs here (--allow)" % peer)
-                self.counters.refused += 1
-                sock.close()
-                continue
             sock.setblocking(False)
+            if not self.trust.serves(peer):
+                self.turn_away(sock, peer)
+                continue
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = JobConnection(self, sock, peer, self.loop.now())
+            connection = JobConnection(server, sock, peer, self.loop.now())
             self.make_room(peer)
             self.connections.add(connection)
             self.loop.watch(connection, selectors.EVENT_READ, connection.on_event)
+
+    def turn_away(self, sock, peer):
+        """A stranger is told so, before a byte of his is read, and gets nothing else of ours: no state, no time."""
+        self.loop.log_seldom("warning", peer, "%s is not allowed to send jobs here (--allow)" % peer)
+        self.counters.refused += 1
+        with sock:
+            try:
+                sock.send(encode_refused("not-allowed"))
+            except OSError:
+                pass                                # gone already
 
     def make_room(self, peer):
         """Too many that have asked for nothing yet: the one that has been idle longest goes."""
@@ -4555,11 +4755,40 @@ class JobServer:
             elif connection.state in ("opening", "body", "replying", "refused"):
                 connection.end("cancelled", "no progress")
 
+    def authentic(self, connection):
+        """Whether a request has the farm's key and is new; else it is refused here."""
+        request, secret = connection.slot_request, self.trust.secret
+        refusal = secret.refusal(request, dialled_address(connection.sock.getsockname()))
+        if refusal == "restarted":                  # with the new challenge, and proof that it is ours
+            mac = secret.mac(b"restarted", request.mac + secret.challenge)
+            connection.refuse(refusal, "%s %s" % (secret.challenge.hex(), mac.hex()))
+        elif refusal:
+            if refusal == "bad-mac":
+                self.trust.wrong_key(connection.peer, self.loop.now())
+            self.loop.log_seldom("warning", connection.peer, "a request of %s: %s" % (
+                connection.peer, reason_text(refusal)))
+            connection.refuse(refusal)
+        return refusal is None
+
+
+class JobServer:
+    """Admits, starts compilers through the spawner, and answers. Policy is Admission's and serve_args()'s."""
+
+    def __init__(self, loop, admission, spawner, offer, trust, max_job_bytes):
+        self.loop, self.admission, self.spawner, self.offer = loop, admission, spawner, offer
+        self.gate, self.trust, self.max_job_bytes = Gate(loop, trust), trust, max_job_bytes
+        self.counters, self.connections = self.gate.counters, self.gate.connections
+        self.running, self.leaving = {}, {}             # running: {job id: JobConnection}
+        self.last_job_id, self.area, self.area_at = 0, 0.0, 0.0         # leaving: {job id: (folder, fd)} of killed jobs
+        self.on_change = lambda: None               # called when the number of slots in use has changed
+
     # -- slots
 
     def ask_slot(self, connection):
         """An LMRQ has come."""
         request = connection.slot_request
+        if self.trust.secret and not self.gate.authentic(connection):
+            return None
         if request.identity not in self.offer.by_identity:
             return connection.refuse("compiler-unknown")
         if request.mode != MODE_PLAIN and not self.spawner.may_directives_only:
@@ -4580,7 +4809,9 @@ class JobServer:
 
     def reserve(self, connection, reservation):
         connection.state, connection.deadline = "reserved", self.loop.now() + LEASE_S
-        connection.send(encode_granted(reservation))
+        secret, request = self.trust.secret, connection.slot_request
+        seal = secret.seal(b"granted", request.mac) if secret and request.mac else None
+        connection.send(encode_granted(reservation, seal))
 
     def grant_next(self):
         """Slots may have become free: whoever waits longest by fair share gets them."""
@@ -4757,23 +4988,6 @@ class JobServer:
 # Load reports in and out by UDP, and the connections that ask other hosts for a slot. No policy: what a report means is
 # for Ledger and Scheduler to say. Uses 1 to 6.
 
-class Trust:
-    """Who may send what. Serving is not using: --allow serves, --peer, --use and --hosts are sent to and believed."""
-
-    def __init__(self, allow, use):
-        self.allow, self.use = allow, use           # [network]; [(network, port)]
-        self.peers = {}                             # Endpoint: key of the Host
-
-    def serves(self, address):
-        ip = ipaddress.ip_address(address)
-        return any(ip in network for network in self.allow)
-
-    def used_port(self, address):
-        """The port to send jobs to, where --use covers the address; else None."""
-        ip = ipaddress.ip_address(address)
-        return next((port for network, port in self.use if ip in network), None)
-
-
 class Neighbours:
     """Daemons under this box's kernel, heard of directly or through another: what they run is not foreign load here."""
 
@@ -4806,7 +5020,12 @@ class Reports:
         self.submitters = {}                        # (address, port): heard at; they get our reports
         self.sequence, self.sent_at, self.sent_running, self.next_at = 0, 0.0, 0, 0.0
         self.dropped = self.bad = 0                 # packets from strangers; packets that are none
-        self.heard = {}                             # instance: (sequence, at)
+        self.unsealed = self.replayed = 0           # without the right MAC; seen before
+        self.heard = {}                             # instance: (sequence, at); of those without a secret
+        self.homes = {}                             # instance: Endpoint that it was first heard from
+        self.tenants = {}                           # Endpoint: instance that was last heard from there
+        self.owed = {}                              # challenge to echo: asked for at
+        self.answered_at = 0.0                      # last report in answer to a wrong key
 
     # -- out
 
@@ -4819,14 +5038,22 @@ class Reports:
                 found.add((host.address, host.endpoint[1]))
         return found
 
+    def packet(self, load, now, wish=0):
+        """The report as it is sent; `wish`: WANTS_REPORT, WANTS_ECHO."""
+        self.sequence += 1
+        load.sequence, load.kin = self.sequence, self.neighbours.running(now)
+        load.capabilities |= wish
+        secret = self.trust.secret
+        if not secret:
+            return load.encode()
+        self.owed = {challenge: at for challenge, at in self.owed.items() if now - at < ECHO_MEMORY_S}
+        load.challenge, load.echoes = secret.challenge, list(self.owed)[-ECHOES_MOST:]
+        return load.encode(secret.seal(b"report"))
+
     def announce(self, now, wanted=False):
         """Send the report to all; a target that cannot be reached now is tried again with the next one."""
         load = self.make_load()
-        self.sequence += 1
-        load.sequence, load.kin = self.sequence, self.neighbours.running(now)
-        if wanted:
-            load.capabilities |= WANTS_REPORT
-        packet = load.encode()
+        packet = self.packet(load, now, WANTS_REPORT if wanted else 0)
         for address, port in self.targets(now):
             self.send(packet, address, port)
         for sock, address in self.broadcast:
@@ -4835,13 +5062,16 @@ class Reports:
         self.next_at = now + REPORT_INTERVAL_S * random.uniform(1 - REPORT_JITTER, 1 + REPORT_JITTER)
 
     def send(self, packet, address, port):
-        for sock in self.sockets:
-            if (sock.family == socket.AF_INET6) == (":" in address):
-                try:
-                    sock.sendto(packet, (address, port))
-                    return
-                except OSError as error:                    # no route, buffer full, a refusal of the last packet's
-                    self.loop.log("debug", "report to %s: %s" % (address, error.strerror))
+        version = 6 if ":" in address else 4
+        for sock in sorted(self.sockets, key=lambda sock: (sock.family == socket.AF_INET6) != (version == 6)):
+            if version == 6 and sock.family == socket.AF_INET:
+                continue
+            mapped = version == 4 and sock.family == socket.AF_INET6        # [::] speaks both
+            try:
+                sock.sendto(packet, ("::ffff:" + address if mapped else address, port))
+                return
+            except OSError as error:                        # no route, buffer full, a refusal of the last packet's
+                self.loop.log("debug", "report to %s: %s" % (address, error.strerror))
 
     def changed(self, running, cores, now):
         """Report at once where the number of running jobs has moved enough, at most ten times a second."""
@@ -4864,9 +5094,11 @@ class Reports:
     def take(self, packet, address, port, now):
         """Merge one packet. From whom it is believed is decided before it is looked at."""
         known = self.trust.peers.get(Endpoint((address, port)))
-        used = self.trust.used_port(address)
-        served = self.trust.serves(address)
-        if known is None and used is None and not served:
+        used, served, secret = self.trust.used_port(address), self.trust.serves(address), self.trust.secret
+        if secret and packet[:4] == PACKET_MAGIC and not secret.right(b"report", *unseal(packet)):
+            self.distrust(known, served, address, port, now)
+            return
+        if known is None and used is None and not served and not (secret and packet[:4] == PACKET_MAGIC):
             self.dropped += 1
             return
         try:
@@ -4875,36 +5107,83 @@ class Reports:
             self.bad += 1
             self.loop.log("debug", "%s:%d: %s" % (address, port, error))
             return
-        if load.instance == self.neighbours.instance or not self.fresh(load, now):
+        if load.instance == self.neighbours.instance or not self.fresh(load, address, port, now):
             return
         self.neighbours.hear(load, now)
         if served:
-            newcomer = (address, port) not in self.submitters
-            self.submitters[address, port] = now
-            if newcomer or load.capabilities & WANTS_REPORT:
-                self.next_at = min(self.next_at, max(now, self.sent_at + REPORT_MIN_GAP_S))
-        key = known
-        if key is None and used is not None and load.port == used:
-            key = self.discovered(Endpoint((address, used)))
-        if key is not None and load.port:
-            self.merge(self.scheduler.hosts[key], load, now)
+            self.serve_reports(load, address, port, now)
+        if known is not None:
+            self.homes[load.instance] = Endpoint((address, port))
+        elif load.port and (secret or load.port == used):
+            known = self.discovered(load.instance, Endpoint((address, load.port)), now)
+        if known is not None and load.port:
+            self.merge(self.scheduler.hosts[known], load, now)
 
-    def fresh(self, load, now):
-        """Drops packets that come late or twice (over two ways, or by broadcast and directly)."""
-        sequence, at = self.heard.get(load.instance, (-1, 0))
-        if load.sequence <= sequence and now - at < PEER_TIMEOUT_S:
-            return False
-        if len(self.heard) > 4000 and load.instance not in self.heard:
-            self.heard = {k: row for k, row in self.heard.items() if now - row[1] < SUBMITTER_MEMORY_S}
-        self.heard[load.instance] = (load.sequence, now)
-        return True
+    def distrust(self, known, served, address, port, now):
+        """A report without the right MAC. Its sender gets one of ours now and then, so that it is named there, too."""
+        self.unsealed += 1
+        if self.trust.wrong_key(address, now):
+            self.loop.log("warning", "reports of %s: %s" % (address, reason_text("bad-mac")))
+        if known is not None:
+            self.scheduler.hosts[known].distrusted = now
+        if (served or known is not None) and now - self.answered_at > WRONG_KEY_ANSWER_S:
+            self.answered_at = now
+            self.send(self.packet(self.make_load(), now), address, port)
 
-    def discovered(self, endpoint):
-        """A daemon of a --use network: a host from now on. Its key."""
-        key = str(endpoint)
-        if key not in self.scheduler.hosts:
-            self.scheduler.hosts[key] = Host(key, key, "peer", endpoint)
+    def serve_reports(self, load, address, port, now):
+        """A box that may send jobs here gets our reports, at once if it wants or is new."""
+        newcomer = (address, port) not in self.submitters
+        if newcomer and len(self.submitters) >= REPORTERS_MOST:
+            return
+        self.submitters[address, port] = now
+        if newcomer or load.capabilities & WANTS_REPORT:
+            self.report_soon(now)
+
+    def report_soon(self, now):
+        self.next_at = min(self.next_at, max(now, self.sent_at + REPORT_MIN_GAP_S))
+
+    def fresh(self, load, address, port, now):
+        """Drops packets that come late or twice (over two ways, by broadcast and directly, or from a recording)."""
+        secret = self.trust.secret
+        if secret is None:
+            sequence, at = self.heard.get(load.instance, (-1, 0))
+            if load.sequence <= sequence and now - at < PEER_TIMEOUT_S:
+                return False
+            if len(self.heard) >= REPORTERS_MOST and load.instance not in self.heard:
+                self.heard = {k: row for k, row in self.heard.items() if now - row[1] < PEER_TIMEOUT_S}
+                if len(self.heard) >= REPORTERS_MOST:
+                    return False
+            self.heard[load.instance] = (load.sequence, now)
+            return True
+        new = secret.report_is_new(load)
+        if load.capabilities & WANTS_ECHO and new is not False:
+            self.owed.pop(load.challenge, None)
+            self.owed[load.challenge] = now
+            self.report_soon(now)
+        if new is None:                                     # prove that you live
+            self.send(self.packet(self.make_load(), now, WANTS_ECHO), address, port)
+        elif new:
+            before = self.tenants.get((address, port))
+            if before not in (None, load.instance):
+                secret.supersede(before)
+            self.tenants[address, port] = load.instance
+        self.replayed += new is False
+        return bool(new)
+
+    def discovered(self, instance, endpoint, now):
+        """A daemon of a --use network, or with our secret: a host from now on. Its key; None for one that is a host by
+        another address, or one too many."""
+        key, hosts, home = str(endpoint), self.scheduler.hosts, self.homes.get(instance, endpoint)
+        if home != endpoint and str(home) in hosts and not hosts[str(home)].silent(now):
+            return None
+        if key not in hosts:
+            if len(hosts) >= REPORTERS_MOST:
+                return None
+            hosts[key] = Host(key, key, "peer", endpoint)
             self.loop.log("info", "found %s" % key)
+        if len(self.homes) > 2 * REPORTERS_MOST:
+            self.homes.clear()
+        self.homes[instance] = endpoint
         return key
 
     def merge(self, host, load, now):
@@ -4975,12 +5254,15 @@ class Resolver:
 
 class SlotConnection:
     """A connection to a host that asks for a slot on behalf of a group. Once granted it belongs to a client."""
-    __slots__ = ("asker", "request", "sock", "state", "decoder", "started")
+    __slots__ = ("asker", "request", "sock", "state", "decoder", "started", "question", "retried")
 
     def __init__(self, asker, request):
         self.asker, self.request = asker, request
-        self.decoder, self.started = Decoder(decode_admission()), asker.loop.now()
-        host = request.host
+        self.started, self.question, self.retried = asker.loop.now(), None, False
+        self.open()
+
+    def open(self):
+        host, self.decoder = self.request.host, Decoder(decode_admission())
         family = socket.AF_INET6 if ":" in host.address else socket.AF_INET
         self.sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -5018,9 +5300,15 @@ class SlotConnection:
             return self.granted(0)
         self.state = "asked"
         uid, identity, mode, _ = request.group
-        question = SlotRequest(self.asker.instance, uid, request.size_kb, MEMORY_PER_JOB_MB, identity, mode,
-                               request.job_class)
-        self.sock.send(question.encode())                   # fits an empty send buffer
+        question = self.question = SlotRequest(self.asker.instance, uid, request.size_kb, MEMORY_PER_JOB_MB, identity,
+                                               mode, request.job_class)
+        secret = self.asker.trust.secret
+        if secret:
+            secret.counter += 1
+            question.counter = secret.counter
+            question.challenge = host.load.challenge.ljust(CHALLENGE_BYTES, b"\0")
+            question.dialled = dialled_address(self.sock.getpeername())
+        self.sock.send(question.encode(secret and secret.seal(b"request")))      # fits an empty send buffer
         self.asker.loop.change(self, selectors.EVENT_READ)
         return None
 
@@ -5042,16 +5330,40 @@ class SlotConnection:
 
     def answered(self, answer, rest):
         if answer[0] == "refused":
-            self.fail(answer[1], answer[2])
+            if answer[1] != "restarted" or not self.ask_again(answer[2]):
+                self.fail(answer[1], answer[2])
         elif answer[0] == "granted":
             if rest:
                 raise WireError("data behind LMOK")
+            if self.question.mac and not self.proven(b"granted", *answer[2:]):
+                return self.fail("bad-mac", "")             # it would get a source, and return what will be run
             if self.state == "asked":
                 self.measure()
             self.granted(answer[1])
         elif self.state == "asked":
             self.state = "parked"
             self.asker.scheduler.parked(self.request, self.asker.loop.now())
+
+    def proven(self, kind, data=b"", mac=b""):
+        """Whether the server has the key, and answers this very request."""
+        secret = self.asker.trust.secret
+        return secret is not None and secret.right(kind, self.question.mac + data, mac)
+
+    def ask_again(self, text):
+        """The server has forgotten us: the same request with its new challenge, once. False where that is no use."""
+        try:
+            challenge, mac = (bytes.fromhex(word) for word in text.split())
+        except ValueError:
+            return False
+        if self.retried or not self.question.mac or not self.proven(b"restarted", challenge, mac):
+            return False
+        self.retried, self.request.host.load.challenge = True, challenge
+        self.asker.loop.unwatch(self)
+        self.sock.close()
+        self.state = "over"
+        self.open()
+        self.connect()
+        return True
 
     def granted(self, reservation):
         self.asker.loop.unwatch(self)
@@ -5060,6 +5372,9 @@ class SlotConnection:
         self.asker.connections.discard(self)
 
     def fail(self, name, text):
+        if name in ("bad-mac", "relayed", "replayed", "not-allowed"):
+            self.asker.loop.log_seldom("warning", self.request.host.key, "%s: %s" % (
+                self.request.host.name, reason_text(name)))
         if self.request.state != "ended":
             self.asker.scheduler.refused(self.request, name, text, self.asker.loop.now())
         self.close()
@@ -5077,8 +5392,8 @@ class SlotConnection:
 class Asker:
     """All questions that are under way."""
 
-    def __init__(self, loop, scheduler, instance):
-        self.loop, self.scheduler, self.instance = loop, scheduler, instance
+    def __init__(self, loop, scheduler, instance, trust):
+        self.loop, self.scheduler, self.instance, self.trust = loop, scheduler, instance, trust
         self.connections = set()
 
     def ask(self, request):
@@ -5479,7 +5794,9 @@ class View:
             "queue": {"waiting": sum(by_user.values()), "by_user": dict(by_user)},
             "totals": totals,
             "advice": {"make_jobs": scheduler.make_jobs(now)},
-            "packets": {"from_strangers": self.reports.dropped, "malformed": self.reports.bad},
+            "packets": {"from_strangers": self.reports.dropped, "malformed": self.reports.bad,
+                        "wrong_key": self.reports.unsealed, "replayed": self.reports.replayed},
+            "secret": {"used": bool(self.reports.trust.secret), "wrong_keys": list(self.reports.trust.wrong_keys)},
         }
 
     def job(self, job, now):
@@ -5565,10 +5882,6 @@ def user_name(uid):
 # ==== 10. Daemon ====================================================================================================
 # The event loop that drives sections 7 to 9; what it reads of this box; signals, timers, start and end. No policy.
 
-class StartError(Exception):
-    """The daemon cannot start; str() says why in one line. Exit status 1."""
-
-
 class Loop:
     """selectors and periodic tasks. A callback's OSError for want of descriptors goes to `on_no_descriptors`; any other
     exception is a bug: logged by name, and its connection closed where it has an end()."""
@@ -5578,6 +5891,7 @@ class Loop:
         self.selector = selectors.DefaultSelector()
         self.watched = {}                           # object: (fd, events, callback)
         self.tasks = []                             # [due, interval, function(now)]
+        self.seldom = {}                            # what log_seldom() told lately: when
         self.level, self.log_path = self.LEVELS.index(log_level), log_file
         try:
             self.log_stream = open(log_file, "a", buffering=1, errors="replace") if log_file else sys.stderr
@@ -5601,6 +5915,16 @@ class Loop:
                     print("%s %s %s" % (time.strftime("%Y-%m-%d %H:%M:%S"), level, clean), file=self.log_stream)
             except (OSError, ValueError):
                 pass                                # a full disk must not end the daemon
+
+    def log_seldom(self, level, about, text):
+        """A line that others can cause at will: once a minute for each of those."""
+        now = self.now()
+        if now - self.seldom.get(about, -LOG_REPEAT_S) < LOG_REPEAT_S:
+            return
+        self.seldom = {key: at for key, at in self.seldom.items() if now - at < LOG_REPEAT_S}
+        if len(self.seldom) < 100:
+            self.seldom[about] = now
+            self.log(level, text)
 
     def reopen_log(self):
         if self.log_path:
@@ -6105,16 +6429,17 @@ class Daemon:
         self.scheduler = Scheduler(self.statistics, slots, self.box.cores, random.Random())
         self.admission = Admission(slots)
         self.neighbours = Neighbours(self.box.boot, self.instance)
-        self.trust = Trust(config.allow, config.use)
+        self.trust = Trust(config)
         self.station = Station(config, self.box, self.scheduler, self.admission, self.neighbours, self.spawner)
         self.reports = Reports(self.loop, self.scheduler, self.trust, self.neighbours, self.station.load)
-        self.asker = Asker(self.loop, self.scheduler, self.instance)
+        self.asker = Asker(self.loop, self.scheduler, self.instance, self.trust)
         self.hub = Hub(self.loop, self.scheduler, self.answer)
         self.directory = Directory(config, self.loop, self.scheduler.hosts, self.trust)
         self.doors = Doors(config)
         self.stopping = self.settling = False
         self.stop_at = None
         try:
+            self.trust.load_secret()                # after the spawner was forked, which has no need of it
             self.doors.open(serving=bool(self.spawner))
             self.directory.load()
         except BaseException:
@@ -6131,13 +6456,13 @@ class Daemon:
             offer = Offer(self.config.compilers, self.spawner.may_clang, self.loop.log)
             if not offer.by_name:
                 self.loop.log("warning", "no compiler found to offer")
-            self.server = JobServer(self.loop, self.admission, self.spawner, offer, self.trust.serves,
+            self.server = JobServer(self.loop, self.admission, self.spawner, offer, self.trust,
                                     self.config.max_job_mb << 20)
             self.server.on_change = self.slots_changed
             self.station.server, self.station.port = self.server, doors.bound[0][1]
             watch(self.spawner, reading, self.server.on_spawner)
             for sock in doors.tcp:
-                watch(sock, reading, lambda _, sock=sock: self.server.accept(sock))
+                watch(sock, reading, lambda _, sock=sock: self.server.gate.accept(sock, self.server))
         self.reports.sockets = doors.udp
         if self.config.broadcast:
             to = (self.config.broadcast, doors.bound[0][1])
@@ -6167,7 +6492,7 @@ class Daemon:
     def sweep(self, now):
         self.asker.sweep(now)
         if self.server:
-            self.server.sweep(now)
+            self.server.gate.sweep(now)
 
     def look_at_compilers(self, now):
         if self.server.offer.changed():
@@ -6225,12 +6550,14 @@ class Daemon:
                 "memory_available_kb": self.station.available_kb,
                 "contained": self.spawner.containment if self.spawner else None}
 
-    def reload_hosts(self):
-        """SIGHUP: hosts that the list has gained are used, those that it has lost get no new jobs."""
-        try:
-            self.directory.load()
-        except StartError as error:
-            self.loop.log("warning", str(error))
+    def reload(self):
+        """SIGHUP: another key is used from here on; hosts that the list has gained are used, those that it has lost get
+        no new jobs. What cannot be read stays as it was."""
+        for load in (self.trust.load_secret, self.directory.load):
+            try:
+                load()
+            except StartError as error:
+                self.loop.log("warning", str(error))
 
     # -- ends
 
@@ -6405,7 +6732,7 @@ def watch_signals(daemon):
         for number in ours.recv(64):
             if number == signal.SIGHUP:
                 daemon.loop.reopen_log()
-                daemon.reload_hosts()
+                daemon.reload()
             else:
                 daemon.begin_stop()
     daemon.loop.watch(ours, selectors.EVENT_READ, on_readable)
@@ -7581,6 +7908,8 @@ def status_lines(status, width=80):
         lines += ["  %6d  %s" % (count, LOCAL_REASONS.get(name) or reason_text(name)) for name, count in reasons[:6]]
         if {"messages", "compile-error"} & set(totals["local_reasons"]):
             lines.append("  (DISTCC_LM_CARETS=0 takes the remote messages, without source lines)")
+    if status["secret"]["wrong_keys"]:
+        lines.append("With another key, or none (--secret-file): " + ", ".join(status["secret"]["wrong_keys"][:8]))
     lines += job_lines(status, width)
     if daemon["client_start"] == "reparsed":
         lines.append("The client is parsed anew at each start: no .pyc beside the program can be written.")
@@ -7703,8 +8032,11 @@ def daemon_options(parser):
         help="believe load reports from this network and send jobs there (repeatable)")
     add("--hosts", metavar="LIST", help="plain distccd servers, as in DISTCC_HOSTS (default: as distcc finds its list)")
     add("--broadcast", type=broadcast_address, metavar="ADDR|none",
-        help="where load reports are broadcast (255.255.255.255 where --allow or --use is given, else none)")
-    add("--secret-file", metavar="FILE", help="key shared by the farm (not in this version)")
+        help="where load reports are broadcast (255.255.255.255 where --allow, --use or a secret is given,"
+        " else none)")
+    add("--secret-file", metavar="FILE", help="key shared by the farm, instead of --peer and --use: who has it is sent"
+        " jobs to, and of --allow only who has it is served")
+    add("--plain", action="store_true", help="with a secret: serve distcc clients of --allow all the same")
     add("--user", default="nobody", metavar="NAME", help="run compilers as this user when started as root (nobody)")
     add("--nice", type=ranged(-20, 19, "niceness"), default=10, metavar="N", help="niceness of compilers (10)")
     add("--job-timeout", type=ranged(1, 1_000_000, "number of seconds"), default=600, metavar="S",
@@ -7760,8 +8092,6 @@ def command_line_parser():
 
 def daemon_config(options):
     """Fill in the defaults that depend on other options. Raises UsageError."""
-    if options.secret_file:
-        raise UsageError("--secret-file is not in this version; use --peer and --allow on a trusted network")
     options.listen = options.listen or [Endpoint(("0.0.0.0", DEFAULT_PORT))]
     options.socket = options.socket or default_sockets(os.geteuid(), os.environ)[0]
     if len(os.fsencode(options.socket)) > 107:
@@ -7769,7 +8099,7 @@ def daemon_config(options):
     options.tmpdir = options.tmpdir or os.environ.get("TMPDIR") or "/tmp"
     options.state = options.state or default_state_path(options.listen[0])
     if options.broadcast is None:
-        options.broadcast = "255.255.255.255" if options.allow or options.use else ""
+        options.broadcast = "255.255.255.255" if options.allow or options.use or options.secret_file else ""
     if options.hosts is not None:
         parse_host_list(options.hosts)
     return options

@@ -3532,7 +3532,9 @@ class FaultyPeer:
         while not self.closing:
             ready, _, _ = select.select([self.tcp, self.udp], [], [], 0.2)
             if self.udp in ready:
-                self.submitters.add(self.udp.recvfrom(2000)[1])
+                packet, where = self.udp.recvfrom(2000)
+                self.submitters.add(where)
+                self.heard(packet)
                 due = 0.0
             if time.monotonic() > due:
                 due = time.monotonic() + 0.5
@@ -3547,11 +3549,17 @@ class FaultyPeer:
         if not self.reports or self.kind != "peer":
             return
         self.sequence += 1
-        packet = lm.Load(instance=self.instance, boot=bytes(16), sequence=self.sequence, cores=4, slots=self.slots,
-                         port=self.tcp.getsockname()[1], memory_mb=9999, interval_ms=1000,
-                         capabilities=lm.CAN_LANDLOCK, identities=[gcc_identity()]).encode()
+        load = lm.Load(instance=self.instance, boot=bytes(16), sequence=self.sequence, cores=4, slots=self.slots,
+                       port=self.tcp.getsockname()[1], memory_mb=9999, interval_ms=1000,
+                       capabilities=lm.CAN_LANDLOCK, identities=[gcc_identity()])
         for where in self.submitters:
-            self.udp.sendto(packet, where)
+            self.udp.sendto(self.encoded(load), where)
+
+    def encoded(self, load):
+        return load.encode()
+
+    def heard(self, packet):
+        """A report of a submitter has come."""
 
     def serve(self, sock):
         sock.settimeout(DEADLINE_S)
@@ -4729,23 +4737,38 @@ class SlotConversations(ServerCase):
                 self.assertLess(time.monotonic() - begin, limit)
             self.nothing_left()
 
-    def test_another_network(self):
-        """--allow decides, before a byte is read."""
+    NETWORKS = (    # --listen, --allow, address of the client, whether it is served
+        ("127.0.0.1:0", "127.0.0.77/32", "127.0.0.77", True), ("127.0.0.1:0", "127.0.0.77/32", "127.0.0.78", False),
+        ("127.0.0.1:0", "127.0.0.64/28", "127.0.0.77", True), ("127.0.0.1:0", "127.0.0.64/28", "127.0.0.80", False),
+        ("127.0.0.1:0", "::/0", "127.0.0.77", False), ("[::1]:0", "::1", "::1", True),
+        ("[::1]:0", "fd00::/8", "::1", False), ("[::1]:0", "0.0.0.0/0", "::1", False),
+        ("[::]:0", "127.0.0.77", "127.0.0.77", True), ("[::]:0", "127.0.0.77", "127.0.0.78", False),    # mapped ones
+        ("[::]:0", "::/0", "127.0.0.77", False), ("[::]:0", "::1", "::1", True))
+
+    def test_networks(self):
+        """--allow decides, before a byte is read. A stranger is told so."""
+        def check(row):
+            listen, allow, source, served = row
+            worker = farm.start("--listen", listen, "--allow", allow, "--compilers", compilers())
+            with socket.socket(socket.AF_INET6 if ":" in source else socket.AF_INET) as sock:
+                sock.bind((source, 0))
+                sock.settimeout(10)
+                sock.connect(("::1" if ":" in source else "127.0.0.1", int(worker.address.rpartition(":")[2])))
+                wire = Wire.__new__(Wire)
+                wire.sock = sock
+                with contextlib.suppress(ConnectionError):
+                    wire.job(ARGV)
+                answer = wire.reply()
+            found = answer is not None and answer[0].refusal is None
+            told = answer is not None and answer[0].refusal is not None and answer[0].refusal[0] == "not-allowed"
+            status = worker.status()["totals"]
+            logged = source + " is not allowed" in worker.text()
+            return found, told, logged, (status["served"], status["refused"])
         with LoopbackFarm() as farm:
-            worker = farm.start("--allow", "127.0.0.77/32", "--compilers", compilers())
-            host, _, port = worker.address.rpartition(":")
-            for source, served in (("127.0.0.77", True), ("127.0.0.78", False)):
-                with socket.socket() as sock:
-                    sock.bind((source, 0))
-                    sock.settimeout(10)
-                    sock.connect((host, int(port)))
-                    wire = Wire.__new__(Wire)
-                    wire.sock = sock
-                    with contextlib.suppress(ConnectionError):
-                        wire.job(ARGV)
-                    self.assertEqual(wire.reply() is not None, served)
-            self.assertIn("127.0.0.78 is not allowed", worker.text())
-            self.assertGreaterEqual(worker.status()["totals"]["refused"], 1)
+            for row, found in zip(self.NETWORKS, together(self.NETWORKS, check)):
+                with self.subTest(row):
+                    served = row[-1]
+                    self.assertEqual(found, (served, not served, not served, (int(served), int(not served))))
 
     def test_draining(self):
         with LoopbackFarm() as farm:
@@ -4994,6 +5017,23 @@ class LoadExchange(FarmCase):
             wire.ask_slot()
             daemon.until(lambda s: s["hosts"][1]["running"] == 1, 1.0 if os.cpu_count() > 8 else 2.0)
 
+    def test_address_families(self):
+        """IPv6, and IPv4 over a socket that takes both; with a secret, too, whose requests name the address."""
+        def check(row):
+            listen, allow, peer, options = row
+            worker = self.farm.start("--allow", allow, "--listen", listen, *options)
+            port = worker.address.rpartition(":")[2]
+            daemon = self.farm.submitter(peer + ":" + port, options=("--listen", "[::]:0", *options))
+            name = self.sources.make(name="f%s.c" % port)
+            done = self.cc(daemon, "gcc", "-c", name, "-o", "o" + port)
+            return done, self.sources.expected(name), "o" + port, daemon.idle()["totals"]["remote"]
+        rows = [(*row, options) for row in (("[::1]:0", "::1", "[::1]"), ("[::]:0", "127.0.0.0/8", "127.0.0.1"))
+                for options in ((), ("--secret-file", key_file()))]
+        for row, (done, expected, output, remote) in zip(rows, together(rows, check)):
+            with self.subTest(row):
+                self.same(done, expected, output)
+                self.assertEqual(remote, 1)
+
     def test_silences(self):
         """Three stories at once, since each takes as long as a peer may be silent."""
         together((self.silent_and_back, self.restarted, self.suspended_daemon_forgives), lambda story: story())
@@ -5118,6 +5158,310 @@ class LoadExchange(FarmCase):
         os.kill(daemon.pid, signal.SIGCONT)
         self.assertEqual(daemon.status()["hosts"][1]["state"], "up")
         self.assertEqual(worker.status()["hosts"][0]["state"], "up")
+
+
+KEY = b"0123456789abcdef of a farm"
+
+
+@functools.lru_cache(None)
+def key_file(key=KEY):
+    return write(new_folder() + "/key", key + b"\n", 0o600)
+
+
+class SealedPeer(FaultyPeer):
+    """A worker with the farm's key, and `grant` to get the last word wrong."""
+
+    def __init__(self, key=KEY):
+        self.secret, self.owed, self.questions, self.sources = lm.Secret(key), [], [], 0
+        super().__init__()
+
+    def encoded(self, load):
+        load.challenge, load.echoes = self.secret.challenge, self.owed[-1:]
+        return load.encode(self.secret.seal(b"report"))
+
+    def heard(self, packet):
+        self.owed.append(lm.Load.parse(packet).challenge)
+
+    def admit(self, sock):
+        request = self.receive(sock, lm.decode_opening())
+        self.questions.append(request)
+        sock.sendall(self.grant(request))
+        return True
+
+    def job(self, sock):
+        self.read_job(sock)
+        self.sources += 1
+        sock.sendall(self.reply())
+
+    def grant(self, request):
+        return lm.encode_granted(1, self.secret.seal(b"granted", request.mac))
+
+
+class Relay:
+    """What somebody without the key may do: pass on packets and connections from an address of his own."""
+
+    def __init__(self, worker):
+        host, _, port = worker.address.rpartition(":")
+        self.target, self.threads, self.socks, self.passed = (host, int(port)), [], [], 0
+        self.tcp, self.udp = socket.socket(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.tcp.bind((loopback(), 0))
+        self.udp.bind(self.tcp.getsockname())
+        self.tcp.listen(16)
+        self.address, self.submitter = "%s:%d" % self.tcp.getsockname(), None
+        for work in (self.datagrams, self.connections):
+            threading.Thread(target=work, daemon=True).start()
+
+    def datagrams(self):
+        with contextlib.suppress(OSError):
+            while True:
+                packet, source = self.udp.recvfrom(2000)
+                if source == self.target:
+                    self.udp.sendto(packet, self.submitter)
+                else:
+                    self.submitter = source
+                    self.udp.sendto(packet, self.target)
+
+    def connections(self):
+        with contextlib.suppress(OSError):
+            while True:
+                near, far = self.tcp.accept()[0], socket.create_connection(self.target)
+                self.socks += [near, far]
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=self.copy, args=pair, daemon=True).start()
+
+    def copy(self, source, sink):
+        with contextlib.suppress(OSError):
+            while True:
+                data = source.recv(65536)
+                self.passed += len(data)
+                sink.sendall(data)
+                if not data:
+                    return sink.shutdown(socket.SHUT_WR)
+
+    def close(self):
+        for sock in [self.tcp, self.udp, *self.socks]:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+
+
+class Secrets(FarmCase):
+    """--secret-file: who has the key is believed and served, who has not is neither."""
+
+    def compiles(self, daemon, remote):
+        """A compile is right, here or remote."""
+        before = daemon.status()["totals"]["remote"]
+        name = self.sources.make()
+        self.same(self.cc(daemon, "gcc", "-c", name, "-o", "o"), self.sources.expected(name), "o")
+        self.assertEqual(daemon.idle()["totals"]["remote"] - before, remote, daemon.text())
+
+    def test_same_key(self):
+        """By --peer; by broadcast without --use; served are those of --allow only."""
+        key = ("--secret-file", key_file())
+        worker = self.farm.worker(*key)
+        daemon = self.farm.submitter(worker, options=key)
+        self.compiles(daemon, 1)
+        self.assertEqual(daemon.status()["secret"], {"used": True, "wrong_keys": []})
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        hosts = ["127.0.0.%d:%d" % (n, port) for n in random.sample(range(2, 250), 3)]
+        key += ("--broadcast", "127.255.255.255")
+        self.farm.worker("--listen", hosts[0], *key)
+        closed = self.farm.start("--listen", hosts[1], "--allow", "10.0.0.0/8", "--compilers", compilers(), *key)
+        user = self.farm.start("--listen", hosts[2], *key)
+        user.until(lambda s: sum(h["state"] == "up" for h in s["hosts"][1:]) == 2)
+        for _ in range(4):
+            self.compiles(user, 1)
+        state = user.host(hosts[1])
+        if state["jobs"]["refused"]:
+            self.assertIn("does not serve this address", state["reason"])
+            self.assertIn("is not allowed", closed.text())
+
+    def test_wrong_key(self):
+        """Another key, or none on either side: named in both logs and in `status`; compiled here."""
+        other = key_file(b"another key of 32 bytes or so...")
+        for mine, theirs in ((key_file(), other), (key_file(), None), (None, other)):
+            with self.subTest(mine=mine, theirs=theirs):
+                options = [("--secret-file", key) if key else () for key in (mine, theirs)]
+                worker = self.farm.worker(*options[1])
+                daemon = self.farm.submitter(worker, options=options[0], ready=False)
+                if mine:
+                    daemon.until(lambda s: "another key" in s["hosts"][1]["reason"])
+                    self.assertEqual(daemon.status()["secret"]["wrong_keys"], [worker.address.rpartition(":")[0]])
+                self.compiles(daemon, 0)
+                self.assertTrue(eventually(lambda daemon=daemon: "another key" in daemon.text()))
+                if theirs:
+                    self.assertTrue(eventually(lambda worker=worker: "another key" in worker.text()), worker.text())
+                    worker.until(lambda s: s["secret"]["wrong_keys"])
+                    self.assertIn("another key", command("status", sock=worker.socket).out.decode())
+                self.assertLess(daemon.text().count("another key"), 4)
+
+    def test_requests(self):
+        """What an LMRQ must have to be served, once."""
+        worker = self.farm.worker("--secret-file", key_file(), "--slots", "9")
+        own = lm.Secret(KEY)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:      # its challenge, as a member hears it
+            host, _, port = worker.address.rpartition(":")
+            load = lm.Load(instance=b"observer", sequence=1)
+            load.challenge = own.challenge
+            udp.settimeout(10)
+            udp.sendto(load.encode(own.seal(b"report")), (host, int(port)))
+            challenge = lm.Load.parse(udp.recv(2000)).challenge
+
+        def ask(counter, wrong=None, key=own, instance=b"submitte", **fields):
+            """Reason of the refusal, "granted", or "unproven" where the grant's MAC is wrong; and the text."""
+            with Wire(worker) as wire:
+                request = lm.SlotRequest(instance, 1, 1, 1, gcc_identity(), 0, "c")
+                request.counter, request.challenge, request.dialled = counter, challenge, worker.address.encode()
+                for name, value in fields.items():
+                    setattr(request, name, value)
+                data = bytearray(request.encode(key and key.seal(b"request")))
+                if wrong is not None:
+                    data[wrong] ^= 1
+                answer = wire.send(data).admission()
+                if answer[0] == "refused":
+                    return answer[1], answer[2], request
+                right = len(answer) == 4 and own.right(b"granted", request.mac + answer[2], answer[3])
+                return "granted" if right else "unproven", "", request
+        size = 12 + struct.calcsize(lm.SlotRequest.FORMAT)
+        rows = [("granted", (1,), {}), ("replayed", (1,), {}), ("granted", (5,), {}), ("granted", (3,), {}),
+                ("replayed", (3,), {}), ("replayed", (5,), {}), ("granted", (9000,), {}),
+                ("replayed", (9000 - lm.REPLAY_WINDOW,), {}), ("granted", (9001 - lm.REPLAY_WINDOW,), {}),
+                ("replayed", (9001 - lm.REPLAY_WINDOW,), {}), ("granted", (1,), {"instance": b"another1"}),
+                ("bad-mac", (9002,), {"key": lm.Secret(b"x" * 16)}), ("bad-mac", (9003,), {"key": None}),
+                ("relayed", (9004,), {"dialled": b"127.0.0.1:1"}), ("relayed", (9005,), {"dialled": b""}),
+                ("restarted", (9006,), {"challenge": b"01234567"}), ("granted", ((1 << 64) - 1,), {}),
+                ("replayed", (9007,), {})]
+        rows += [("bad-mac", (1 << 40, at), {})
+                 for at in (14, 24, 28, 34, size - 9, size, size + 8, size + 20, size + 24, -1)]
+        for wanted, positional, named in rows:
+            with self.subTest(wanted, positional=positional, named=named):
+                found, text, request = ask(*positional, **named)
+                self.assertEqual(found, wanted)
+                if wanted == "restarted":
+                    new, mac = (bytes.fromhex(word) for word in text.split())
+                    self.assertEqual(new, challenge)
+                    self.assertTrue(own.right(b"restarted", request.mac + new, mac))
+        worker.idle()
+
+    def test_answers(self):
+        """A host must prove that it has the key, or gets no source."""
+        def forgotten(self, request):
+            """As after a restart: the first time it names another challenge."""
+            if len(self.questions) > 1:
+                return SealedPeer.grant(self, request)
+            self.secret.forget()
+            mac = self.secret.mac(b"restarted", request.mac + self.secret.challenge)
+            return lm.encode_refused("restarted", "%s %s" % (self.secret.challenge.hex(), mac.hex()))
+
+        def always(self, request):
+            del self.questions[1:]
+            return forgotten(self, request) if len(self.questions) == 1 else b""
+        rows = (("right", SealedPeer.grant, 1, "up"), ("forgotten", forgotten, 1, "up"),
+                ("unsealed", lambda self, request: lm.encode_granted(1), 0, "suspect"),
+                ("another", lambda self, request: lm.encode_granted(1, self.secret.seal(b"granted", b"x")), 0,
+                 "suspect"),
+                ("other_kind", lambda self, request: lm.encode_granted(1, self.secret.seal(b"request", request.mac)), 0,
+                 "suspect"),
+                ("false_restart", lambda self, request: lm.encode_refused("restarted", "00" * 8 + " " + "00" * 16), 0,
+                 "suspect"),
+                ("odd_restart", lambda self, request: lm.encode_refused("restarted", "x"), 0, "suspect"),
+                ("always_restarted", always, 0, "suspect"))
+        for name, grant, remote, state in rows:
+            with self.subTest(name):
+                peer = self.farm.add(type(name, (SealedPeer,), {"grant": grant})())
+                source = self.sources.make()
+                peer.object = self.sources.expected(source)[3]
+                daemon = self.farm.submitter(peer, options=("--secret-file", key_file()))
+                self.same(self.cc(daemon, "gcc", "-c", source, "-o", "o"), self.sources.expected(source), "o")
+                status = daemon.idle()
+                self.assertEqual((status["totals"]["remote"], status["hosts"][1]["state"], peer.sources),
+                                 (remote, state, remote), daemon.text())
+                if name == "forgotten":
+                    self.assertEqual([q.challenge for q in peer.questions][1], peer.secret.challenge)
+                    self.assertNotIn("another key", daemon.text())
+
+    def test_recorded_reports(self):
+        """Reports are believed from who echoes the daemon's challenge, in order, and not after it was superseded."""
+        daemon = self.farm.start("--secret-file", key_file())
+        own = lm.Secret(KEY)
+        host, _, port = daemon.address.rpartition(":")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+            udp.bind((loopback(), 0))
+            udp.settimeout(10)
+
+            def report(instance, sequence, echo=None, cores=4, key=own):
+                load = lm.Load(instance=instance, sequence=sequence, port=udp.getsockname()[1], cores=cores, slots=4,
+                               interval_ms=1000)
+                load.challenge, load.echoes = own.challenge, [echo] if echo else []
+                packet = load.encode(key.seal(b"report"))
+                udp.sendto(packet, (host, int(port)))
+                return packet
+            report(b"recorded", 8)
+            asked = lm.Load.parse(udp.recv(2000))
+            self.assertTrue(asked.capabilities & lm.WANTS_ECHO)
+            self.assertEqual(len(daemon.status()["hosts"]), 1)              # not believed yet
+            proof = report(b"recorded", 9, asked.challenge, cores=9)
+            self.assertEqual(daemon.until(lambda s: len(s["hosts"]) == 2)["hosts"][1]["cores"], 9)
+            for number, packet in enumerate((proof, report(b"recorded", 7, asked.challenge)), 1):
+                udp.sendto(packet, (host, int(port)))
+            daemon.until(lambda s: s["packets"]["replayed"] >= 3)
+            report(b"restartd", 1, asked.challenge, cores=5)                # the worker restarts
+            daemon.until(lambda s: s["hosts"][1]["cores"] == 5)
+            before = daemon.status()["packets"]["replayed"]
+            report(b"recorded", 1 << 20, asked.challenge, cores=6)          # held back by somebody, and sent now
+            daemon.until(lambda s: s["packets"]["replayed"] == before + 1)
+            self.assertEqual(daemon.status()["hosts"][1]["cores"], 5)
+            wrong = daemon.status()["packets"]["wrong_key"]
+            report(b"stranger", 1, asked.challenge, key=lm.Secret(b"?" * 20))
+            udp.sendto(lm.Load(instance=b"unsealed", sequence=1, port=9).encode(), (host, int(port)))
+            for at in range(0, len(proof), 7):
+                udp.sendto(proof[:at] + bytes((proof[at] ^ 64,)) + proof[at + 1:], (host, int(port)))
+            daemon.until(lambda s: s["packets"]["wrong_key"] >= wrong + 2 + (len(proof) - 4) // 7)
+            self.assertEqual(len(daemon.status()["hosts"]), 2)
+
+    def test_relay(self):
+        """Reports and connections passed on from another address: no job goes that way."""
+        worker = self.farm.worker("--secret-file", key_file())
+        relay = self.farm.add(Relay(worker))
+        daemon = self.farm.submitter(relay, options=("--secret-file", key_file()))
+        self.compiles(daemon, 0)
+        self.assertGreater(relay.passed, 0)
+        self.assertIn("relay", daemon.status()["hosts"][1]["reason"])
+        self.assertIn("relay", worker.text())
+        open_worker = self.farm.worker()                    # the relay works, else this shows nothing
+        relay = self.farm.add(Relay(open_worker))
+        self.compiles(self.farm.submitter(relay), 1)
+
+    def test_plain_clients(self):
+        for options, served in (((), False), (("--plain",), True)):
+            worker = self.farm.worker("--secret-file", key_file(), *options)
+            with Wire(worker) as wire:
+                with contextlib.suppress(ConnectionError):
+                    wire.job(ARGV)
+                self.assertEqual(wire.reply() is not None, served)
+
+    def test_another_key(self):
+        """SIGHUP reads it again; what cannot be read leaves the old one."""
+        paths = [write(new_folder() + "/key", KEY, 0o600) for _ in range(2)]
+        worker = self.farm.worker("--secret-file", paths[0])
+        daemon = self.farm.submitter(worker, options=("--secret-file", paths[1]))
+        self.compiles(daemon, 1)
+        os.chmod(paths[0], 0o644)
+        worker.process.send_signal(signal.SIGHUP)
+        self.assertTrue(eventually(lambda: "open to others" in worker.text()))
+        self.compiles(daemon, 1)
+        for path, other in zip(paths, (worker, daemon)):
+            os.chmod(path, 0o600)
+            write(path, KEY[::-1])
+            other.process.send_signal(signal.SIGHUP)
+            if other is worker:
+                worker.until(lambda s: s["packets"]["wrong_key"])
+        daemon.until(lambda s: s["hosts"][1]["state"] == "up" and s["hosts"][1]["report_age_s"] < 0.5)
+        eventually(lambda: self.cc(daemon, "gcc", "-c", self.sources.make(), "-o", "o").code == 0
+                   and daemon.status()["totals"]["remote"] >= 3)
+        self.assertGreaterEqual(daemon.status()["totals"]["remote"], 3)
 
 
 # ==== Section 9: local ================================================================================================
@@ -5456,6 +5800,15 @@ class DaemonStart(FarmCase):
                         ("--detach", "--socket", daemon.socket), ("--detach", "--log-file", "/nonexistent/log")):
             with self.subTest(options):
                 self.assertIn(options[-1], self.fails(*options))
+        for name, key, mode in (("absent", None, 0), ("short", b"only 15 bytes!!\n", 0o600), ("empty", b"", 0o600),
+                                ("open", KEY, 0o640), ("open", KEY, 0o604), ("blank", b" \n" * 99, 0o600)):
+            with self.subTest(name):
+                path = self.farm.folder + "/key" + name
+                if key is not None:
+                    write(path, key, mode)
+                self.assertRegex(self.fails("--secret-file", path), "--secret-file.*%s.*(%s)" % (
+                    re.escape(path), {"absent": "No such file", "open": "chmod 600"}.get(name, "at least 16")))
+        self.assertIn("--secret-file", self.fails("--secret-file", self.farm.folder))
         if ROOT:
             self.assertIn("no_such_user", self.fails("--allow", "127.0.0.1", "--user", "no_such_user"))
         self.assertEqual(daemon.status()["daemon"]["pid"], daemon.pid)
@@ -6785,8 +7138,7 @@ class CommandLine(unittest.TestCase):
 
     def test_later_versions(self):
         rows = (["status", "--metrics"], ["status", "--html", "x"], ["status", "--watch"], ["check"],
-                ["install", "/nonexistent"], ["install", "--unit"],
-                ["daemon", "--secret-file", "/nonexistent"])
+                ["install", "/nonexistent"], ["install", "--unit"])
 
         def check(words):
             return words, command(*words, sock="/nonexistent/socket")
