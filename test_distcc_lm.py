@@ -5404,7 +5404,7 @@ class Secrets(FarmCase):
             self.assertEqual(len(daemon.status()["hosts"]), 1)              # not believed yet
             proof = report(b"recorded", 9, asked.challenge, cores=9)
             self.assertEqual(daemon.until(lambda s: len(s["hosts"]) == 2)["hosts"][1]["cores"], 9)
-            for number, packet in enumerate((proof, report(b"recorded", 7, asked.challenge)), 1):
+            for packet in (proof, report(b"recorded", 7, asked.challenge)):
                 udp.sendto(packet, (host, int(port)))
             daemon.until(lambda s: s["packets"]["replayed"] >= 3)
             report(b"restartd", 1, asked.challenge, cores=5)                # the worker restarts
