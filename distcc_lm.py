@@ -56,8 +56,9 @@ Sections, each using only those above it; 3 to 6 are pure (no IO, the clock is a
      9 local       sessions of the clients on this box
     10 daemon      the event loop that drives 7 to 9
     11 client      `cc`: the hot path; uses 1 to 4 only
-    12 reports     status, why
-    13 CLI         commands and main
+    12 reports     what status, why and check print
+    13 install     launcher, masquerade links, service unit
+    14 CLI         commands and main
 
 Invariants, checked at run time and reported as bugs by name in the log:
   * slots taken on a server = jobs reserved or running there; each is given back exactly once
@@ -213,7 +214,9 @@ UNKNOWN_HOST_RESULTS = 3            # until so many results a host gets cores / 
 REFUSAL_MEMORY_S = 86_400.0         # how long (file, flags) go local after a remote mishap
 REFUSALS_REMEMBERED = 2000
 FILES_REMEMBERED = 50_000           # headers are searched again / memory, for each user
-DECISIONS_KEPT = 500
+DECISIONS_KEPT = 500                # `why` and the page forget early / memory
+HISTORY_INTERVAL_S = 2.0            # the page shows no short peaks / it covers less time
+HISTORY_KEPT = 450                  # samples: the page covers less time / memory, and a long JSON
 STATE_SAVE_S = 60.0
 DRAIN_LIMIT_S = 9.0                 # jobs are cut off / service managers lose patience (they are told 10 s)
 IDENTITY_CHECK_S = 10.0             # how often a server looks whether a compiler was exchanged
@@ -652,6 +655,7 @@ class Load:
         "kin",              # {instance: jobs running} of other daemons under the sender's kernel
         "challenge",        # with a secret: what the sender wants to see echoed, and named in requests to it
         "echoes",           # challenges of others that asked for it: the sender lives now
+        "version",          # of the sender's program, for people; "" where it does not say
     )
     FORMAT = "!4sBBH8s16sIHHHHHHIBBHff"
     ITEM = "!8sQ"
@@ -659,13 +663,14 @@ class Load:
 
     def __init__(self, instance=bytes(INSTANCE_BYTES), boot=bytes(16), sequence=0, port=0, cores=0, slots=0, running=0,
                  waiting=0, foreign=0.0, memory_mb=0, state=STATE_UP, capabilities=0, interval_ms=0, kb_sum=0.0,
-                 cpu_ms_sum=0.0, identities=(), counted=None, kin=None):
+                 cpu_ms_sum=0.0, identities=(), counted=None, kin=None, version=""):
         self.instance, self.boot, self.sequence, self.port = instance, boot, sequence, port
         self.cores, self.slots, self.running, self.waiting = cores, slots, running, waiting
         self.foreign, self.memory_mb, self.state, self.capabilities = foreign, memory_mb, state, capabilities
         self.interval_ms, self.kb_sum, self.cpu_ms_sum = interval_ms, kb_sum, cpu_ms_sum
         self.identities, self.counted, self.kin = list(identities), counted or {}, kin or {}
         self.challenge, self.echoes = b"", []
+        self.version = version
 
     def encode(self, seal=None):
         """At most UDP_MAX_BYTES; the lists are cut to fit, identities first to stay. seal(bytes): the MAC, which with
@@ -678,6 +683,7 @@ class Load:
         lists = [self.identities[:60],
                  [struct.pack(self.ITEM, *item) for item in list(self.counted.items())[-20:]],
                  [struct.pack(self.KIN, instance, min(n, 65535)) for instance, n in list(self.kin.items())[:10]]]
+        lists.append([self.version.encode("ascii", "replace")[:20]] if self.version else [])
         lists += [self.echoes[:ECHOES_MOST]] if seal else []
         packet = head + b"".join(struct.pack("!BB", len(items), len(items[0]) if items else 0) + b"".join(items)
                                  for items in lists)
@@ -701,7 +707,7 @@ class Load:
         if not (0 <= load.kb_sum < 1e12 and 0 <= load.cpu_ms_sum < 1e15):       # NaN and infinities fail this too
             raise WireError("a load packet with a mad speed")
         lists, at = [], values[3]
-        while len(lists) < 3:
+        while len(lists) < 4:
             if at + 2 > len(packet) or at < size:
                 raise WireError("a load packet cut short")
             count, width = packet[at], packet[at + 1]
@@ -726,6 +732,7 @@ class Load:
         self.identities = [item[:widths[0]] for item in lists[0]]
         self.counted = dict(struct.unpack(self.ITEM, item[:widths[1]]) for item in lists[1])
         self.kin = dict(struct.unpack(self.KIN, item[:widths[2]]) for item in lists[2])
+        self.version = lists[3][0][:20].decode("ascii", "replace") if lists[3] else ""
 
 
 # ---- client messages on the unix socket: a token whose body is fields joined by NUL
@@ -2615,6 +2622,8 @@ class Job:
 
     def enter(self, state, now):
         self.state, self.since = state, now
+        if self.decision:
+            self.decision.phases.append((state, now, self.lease.host.name if self.lease else ""))
 
     def keys(self):
         """(class, source) for the statistics: the text of each mode has a time per KB of its own."""
@@ -2638,13 +2647,31 @@ class Request:
 class Decision:
     """Why a job went where it went, for `why`: candidates as (host, predicted seconds or None, remark)."""
     __slots__ = ("at", "uid", "source", "size_kb", "candidates", "choice", "reason", "predicted_s", "actual_s",
-                 "outcome", "events")
+                 "server_s", "outcome", "events", "phases")
 
     def __init__(self, job, at):
         self.at, self.uid, self.source, self.size_kb = at, job.uid, job.source, job.size_kb
         self.candidates, self.choice, self.reason = [], None, None
         self.predicted_s = self.actual_s = self.outcome = None
+        self.server_s = None                # (queued, compiling) as the server measured it; None of a plain distccd
         self.events = []                    # (seconds after `at`, sentence)
+        self.phases = [(job.state, at, "")]     # (state entered, when, host of a remote one)
+
+    def spans(self, now):
+        """What the job did when: [(what, host, seconds after `at`, seconds)]. what: turn and wait (for a host or a
+        slot here), preprocess, local, and of a remote one transfer (both ways, drawn before) and compile, or remote
+        where the server does not say which was which."""
+        rows, ends = [], [at for _, at, _ in self.phases[1:]] + [now]
+        for (state, since, host), until in zip(self.phases, ends):
+            begin, length = since - self.at, until - since
+            if state == "remote" and self.server_s and self.outcome == "ok" and until == self.phases[-1][1]:
+                waited, compiling = self.server_s
+                transfer = max(length - waited - compiling, 0.0)
+                rows += [("transfer", host, begin, transfer), ("wait", host, begin + transfer, waited),
+                         ("compile", host, begin + transfer + waited, compiling)]
+            elif state != "ended" and length > 0:
+                rows.append(({"queued": "turn", "home": "wait"}.get(state, state), host, begin, length))
+        return rows
 
 
 class Group:
@@ -2741,6 +2768,23 @@ class Memory:
             self.rows.pop(next(iter(self.rows)))
 
 
+class History:
+    """The last quarter of an hour, for the page: [(at, waiting, preprocessing, remote, local, slots of the farm)]."""
+
+    def __init__(self):
+        self.rows, self.next_at = collections.deque(maxlen=HISTORY_KEPT), 0.0
+
+    def sample(self, ledger, now):
+        """Called often; takes what is due."""
+        if now < self.next_at:
+            return
+        self.next_at = now + HISTORY_INTERVAL_S
+        states = collections.Counter(job.state for job in ledger.jobs)
+        slots = sum(host.slots() for host in ledger.hosts.values() if host.usable(now))
+        self.rows.append((now, states["queued"] + states["wait"] + states["home"], states["preprocess"],
+                          states["remote"], states["local"], slots))
+
+
 class Ledger:
     """The submitting side's books: hosts, jobs from hello to end, leases, and what each event means for them. What
     is to be done is appended to `actions`:
@@ -2760,7 +2804,7 @@ class Ledger:
         self.groups = {}                    # Job.group(): Group
         self.turns, self.locals, self.fair = Pool(), Pool(), FairShare()
         self.memory, self.plain_only = Memory(), Memory()       # what goes local; what does not bear -fdirectives-only
-        self.decisions = collections.deque(maxlen=DECISIONS_KEPT)
+        self.decisions, self.history = collections.deque(maxlen=DECISIONS_KEPT), History()
         self.actions = []
         self.kin_running = 0                # jobs that daemons under this kernel run
         self.foreign = 0.0                  # runnable tasks on this box that are nobody's jobs
@@ -2869,6 +2913,8 @@ class Ledger:
             host.recovers()
         self.totals["remote"] += 1
         job.decision.actual_s = figures.total_s
+        if figures.elapsed_s is not None:
+            job.decision.server_s = figures.queue_s, figures.elapsed_s
         self.close(job, "ok", now)
 
     def failed(self, job, name, text, now):
@@ -3178,6 +3224,7 @@ class Scheduler(Ledger):
 
     def tick(self, now):
         """Time passes: silent hosts lose jobs and requests, late jobs are taken back, unanswered questions end."""
+        self.history.sample(self, now)
         for host in self.hosts.values():
             for lease in list(host.leases):
                 if host.silent(now):
@@ -5752,8 +5799,9 @@ class View:
     """Builds the answers to status, jobs, why and drain from the daemon's parts. Times in the JSON are as named
     there."""
 
-    def __init__(self, scheduler, admission, server, reports, facts, set_draining):
+    def __init__(self, scheduler, admission, server, reports, facts, set_draining, compilers_used):
         self.scheduler, self.admission, self.server, self.reports = scheduler, admission, server, reports
+        self.compilers_used = compilers_used        # () -> Hub.identities
         self.facts = facts                          # () -> the "daemon" object of the JSON and figures of this box
         self.set_draining = set_draining
 
@@ -5761,7 +5809,10 @@ class View:
         """(message name, text) for a command of this uid."""
         privileged = uid in (0, os.geteuid())
         if command == "status":
-            return b"JSON", json.dumps(self.status(uid, privileged, now))
+            status = self.status(uid, privileged, now)
+            if arguments == ["past"]:
+                status.update(self.past(uid, privileged, now))
+            return b"JSON", json.dumps(status)
         if command == "jobs":
             return b"JSON", json.dumps(self.scheduler.make_jobs(now))
         if command == "why":
@@ -5834,17 +5885,22 @@ class View:
                "load": round(admission.foreign, 2), "cores": scheduler.cores,
                "memory_available_kb": facts["memory_available_kb"], "report_age_s": 0.0,
                "compilers": sorted(self.server.offer.by_name) if self.server else [],
-               "contained": facts["contained"], "timed": True,
+               "contained": facts["contained"], "timed": True, "version": VERSION, "lacks": [],
                "jobs": {"ok": scheduler.totals["local"] + scheduler.totals["fallback"], "failed": 0, "refused": 0,
                         "cancelled": 0}}
         row.update(self.figures("local"))
         return row
 
+    def lacks(self, host):
+        """Paths of this box's compilers, of those that its clients have used, which the host has not, or in another
+        version."""
+        used = {(key.rsplit(" ", 4)[0], identity) for (_, key), identity in self.compilers_used().items() if identity}
+        return sorted({path for path, identity in used if (
+            identity in host.misfits or host.load and host.load.port and identity not in host.load.identities)})
+
     def remote_host(self, host, now):
         load = host.load
         state, reason = host.state(now)
-        if not reason and host.misfits:
-            reason = "has not the compiler of %d identities asked for" % len(host.misfits)
         contained = None
         if load:
             contained = ("landlock" if load.capabilities & CAN_LANDLOCK else
@@ -5856,9 +5912,22 @@ class View:
                "cores": load.cores if load else None, "memory_available_kb": load.memory_mb * 1024 if load else None,
                "report_age_s": round(now - host.report_at, 3) if host.report_at is not None else None,
                "compilers": [identity.hex() for identity in load.identities] if load else None,
-               "contained": contained, "timed": host.kind == "peer", "jobs": dict(host.counters)}
+               "contained": contained, "timed": host.kind == "peer", "jobs": dict(host.counters),
+               "version": load.version if load else None, "lacks": self.lacks(host)}
         row.update(self.figures(host.key))
         return row
+
+    def past(self, uid, privileged, now):
+        """`recent`: the last jobs, the caller's own or for root and the daemon's user all; `history`: samples of the
+        queue."""
+        recent = [{"user": user_name(d.uid), "uid": d.uid, "source": d.source, "size_kb": d.size_kb,
+                   "host": d.choice, "outcome": d.outcome, "age_s": round(now - d.at, 3),
+                   "spans": [{"what": what, "host": host, "at_s": round(begin, 4), "s": round(length, 4)}
+                             for what, host, begin, length in d.spans(now)]}
+                  for d in self.scheduler.decisions if privileged or d.uid == uid]
+        names = ("waiting", "preprocess", "remote", "local", "slots")
+        history = [dict(zip(names, row[1:]), age_s=round(now - row[0], 3)) for row in self.scheduler.history.rows]
+        return {"recent": recent, "history": history}
 
     def why(self, which, uid, privileged, now):
         """The last decisions that this uid may see: all of a file, or the last N (10)."""
@@ -6406,7 +6475,7 @@ class Station:
                     foreign=admission.foreign, memory_mb=(self.available_kb or 0) >> 10, state=self.state(),
                     capabilities=self.capabilities(), interval_ms=REPORT_INTERVAL_S * 1000, kb_sum=figures.kb_sum,
                     cpu_ms_sum=figures.cpu_sum * 1e3, counted=admission.counted,
-                    identities=list(self.server.offer.by_identity) if self.server else [])
+                    identities=list(self.server.offer.by_identity) if self.server else [], version=VERSION)
 
 
 class Daemon:
@@ -6446,7 +6515,8 @@ class Daemon:
             self.close()
             raise
         self.open_for_business()
-        self.view = View(self.scheduler, self.admission, self.server, self.reports, self.facts, self.set_draining)
+        self.view = View(self.scheduler, self.admission, self.server, self.reports, self.facts, self.set_draining,
+                         lambda: self.hub.identities)
         self.set_timers()
 
     def open_for_business(self):
@@ -7959,7 +8029,12 @@ def why_lines(decisions):
     return lines or ["No decision is known."]
 
 
-# ==== 13. CLI =======================================================================================================
+# ==== 13. Install ===================================================================================================
+# Puts the program where builds find it: a launcher, links by the compilers' names, what Python compiles of it, and the
+# unit of a service manager.
+
+
+# ==== 14. CLI =======================================================================================================
 # The commands and their options. `cc` and masquerade links are told apart first, before anything else is imported.
 
 LATER = {"check": "checking hosts end to end", "install": "making launcher and masquerade links"}

@@ -772,7 +772,8 @@ class LoadPackets(unittest.TestCase):
     HEADER = struct.calcsize(lm.Load.FORMAT)
 
     def test_round_trip(self):
-        for load in (some_load(), lm.Load(instance=b"i" * 8, boot=b"b" * 16), some_load(identities=[], kin={})):
+        for load in (some_load(), lm.Load(instance=b"i" * 8, boot=b"b" * 16), some_load(identities=[], kin={}),
+                     some_load(version="1.2.3")):
             self.assertEqual(fields_of(lm.Load.parse(load.encode())), dict(fields_of(load), kb_sum=load.kb_sum))
 
     def test_clipped(self):
@@ -797,7 +798,7 @@ class LoadPackets(unittest.TestCase):
 
     def test_later_versions(self):
         """A newer minor version: a longer header, longer items, further lists. Another major one is refused."""
-        load = some_load()
+        load = some_load(version="9.9")
         packet = load.encode()
         minor = bytearray(packet[:5]) + b"\x09" + packet[6:]
         size_at = 6
@@ -805,7 +806,7 @@ class LoadPackets(unittest.TestCase):
         longer[size_at:size_at + 2] = struct.pack("!H", self.HEADER + 5)
         for data in (minor, longer, packet + b"\0\0", packet + b"\x01\x04list"):
             self.assertEqual(fields_of(lm.Load.parse(bytes(data))), fields_of(load))
-        wide = packet[:self.HEADER] + b"\x01\x0aidentity++\x01\x12submitte\0\0\0\0\0\0\0\x05++\x01\x0ckinsman1\0\4++"
+        wide = packet[:self.HEADER] + b"\x01\x0aidentity++\x01\x12submitte\0\0\0\0\0\0\0\x05++\x01\x0ckinsman1\0\4++\0\0"
         found = lm.Load.parse(wide)
         self.assertEqual((found.identities, found.counted, found.kin),
                          ([b"identity"], {b"submitte": 5}, {b"kinsman1": 4}))
@@ -7096,7 +7097,7 @@ class StatusOutput(FarmCase):
         self.assertNotIn(b"Traceback", done.err)
 
 
-# ==== Section 13: CLI =================================================================================================
+# ==== Section 14: CLI =================================================================================================
 
 COMMAND_NAMES = ("daemon", "cc", "status", "why", "explain", "jobs", "drain", "check", "install")
 
