@@ -2546,7 +2546,7 @@ class Host:
             if self.distrusted is not None and self.silent(now):
                 return "down", REASONS["bad-mac"].text
             if self.report_at is None:
-                return "down", "no load report yet"
+                return "down", "no load report yet: is its daemon up, and does its --allow name this box?"
             if self.silent(now):
                 return "down", "no load report for %d s" % (now - self.report_at)
             if self.load.state == STATE_DRAINING:
@@ -2769,20 +2769,23 @@ class Memory:
 
 
 class History:
-    """The last quarter of an hour, for the page: [(at, waiting, preprocessing, remote, local, slots of the farm)]."""
+    """The last quarter of an hour, for the page: [(at, waiting, preprocessing, remote, local, slots of the farm)],
+    the numbers of jobs as the mean since the row before."""
 
     def __init__(self):
         self.rows, self.next_at = collections.deque(maxlen=HISTORY_KEPT), 0.0
+        self.sums, self.count = [0] * 4, 0
 
     def sample(self, ledger, now):
-        """Called often; takes what is due."""
-        if now < self.next_at:
-            return
-        self.next_at = now + HISTORY_INTERVAL_S
+        """Called some times a second."""
         states = collections.Counter(job.state for job in ledger.jobs)
-        slots = sum(host.slots() for host in ledger.hosts.values() if host.usable(now))
-        self.rows.append((now, states["queued"] + states["wait"] + states["home"], states["preprocess"],
-                          states["remote"], states["local"], slots))
+        found = (states["queued"] + states["wait"] + states["home"], states["preprocess"], states["remote"],
+                 states["local"])
+        self.sums, self.count = [old + new for old, new in zip(self.sums, found)], self.count + 1
+        if now >= self.next_at:
+            slots = sum(host.slots() for host in ledger.hosts.values() if host.usable(now))
+            self.rows.append((now, *(round(total / self.count, 2) for total in self.sums), slots))
+            self.next_at, self.sums, self.count = now + HISTORY_INTERVAL_S, [0] * 4, 0
 
 
 class Ledger:
@@ -5922,12 +5925,15 @@ class View:
         queue."""
         recent = [{"user": user_name(d.uid), "uid": d.uid, "source": d.source, "size_kb": d.size_kb,
                    "host": d.choice, "outcome": d.outcome, "age_s": round(now - d.at, 3),
-                   "spans": [{"what": what, "host": host, "at_s": round(begin, 4), "s": round(length, 4)}
-                             for what, host, begin, length in d.spans(now)]}
+                   "spans": self.spans(d, now)}
                   for d in self.scheduler.decisions if privileged or d.uid == uid]
         names = ("waiting", "preprocess", "remote", "local", "slots")
         history = [dict(zip(names, row[1:]), age_s=round(now - row[0], 3)) for row in self.scheduler.history.rows]
         return {"recent": recent, "history": history}
+
+    def spans(self, decision, now):
+        return [{"what": what, "host": host, "at_s": round(begin, 4), "s": round(length, 4)}
+                for what, host, begin, length in decision.spans(now)]
 
     def why(self, which, uid, privileged, now):
         """The last decisions that this uid may see: all of a file, or the last N (10)."""
@@ -5937,7 +5943,8 @@ class View:
         rows = rows[-int(which):] if which.isdigit() else rows[-10:]
         return [{"age_s": round(now - d.at, 3), "source": d.source, "size_kb": d.size_kb, "choice": d.choice,
                  "reason": d.reason and reason_text(d.reason), "predicted_s": d.predicted_s, "actual_s": d.actual_s,
-                 "outcome": d.outcome, "candidates": d.candidates, "events": d.events} for d in rows]
+                 "outcome": d.outcome, "candidates": d.candidates, "events": d.events, "spans": self.spans(d, now)}
+                for d in rows]
 
 
 def user_name(uid):
@@ -7910,7 +7917,10 @@ def run_client(words, ctype, masquerade):
 
 
 # ==== 12. Reports ===================================================================================================
-# What status and why print. From the daemon's JSON only; no policy.
+# What status, why and check print. From the daemon's JSON only; no policy.
+
+HOST_STATES = ("up", "busy", "draining", "suspect", "down")
+
 
 class NoDaemon(Exception):
     """There is no daemon to ask, or it does not answer; str() says which sockets were tried."""
@@ -7948,61 +7958,13 @@ def shown(value, form="%s"):
     return "-" if value is None else form % value
 
 
-def table(rows, width):
-    """Lines of aligned columns, the last one cut at `width`; numbers to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    lines = []
-    for row in rows:
-        cells = [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))]
-        lines.append(("  ".join(cells) + "  " + row[-1])[:width].rstrip())
-    return lines
+def printable(text):
+    """For a terminal: what a file name or a peer may hold never moves the cursor."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
-def status_lines(status, width=80):
-    """The text of `status`: this box, hosts, jobs, and why jobs stayed here."""
-    daemon, totals = status["daemon"], status["totals"]
-    lines = ["distcc_lm %s on %s, up %s, %s; make -j%d" % (
-        status["version"], daemon["address"], duration(daemon["uptime_s"]),
-        "serving" if daemon["accepting"] else "not serving others", status["advice"]["make_jobs"]), ""]
-    rows = [("HOST", "STATE", "JOBS", "MINE", "WAIT", "LOAD", "MS/KB", "DONE", "BAD", "REMARK")]
-    for host in status["hosts"]:
-        rows.append((host["name"], host["state"], "%s/%d" % (shown(host["running"]), host["slots"]), str(host["mine"]),
-                     shown(host["waiting"]), shown(host["load"], "%.1f"), shown(host["speed_ms_per_kb"], "%.2f"),
-                     str(host["jobs"]["ok"]), str(host["jobs"]["failed"] + host["jobs"]["refused"]), remark(host)))
-    lines += table(rows, width)
-    lines += ["", "%d jobs remote, %d here, %d here after a try elsewhere; %d served to others" % (
-        totals["remote"], totals["local"], totals["fallback"], totals["served"])]
-    if totals["local_reasons"]:
-        reasons = sorted(totals["local_reasons"].items(), key=lambda item: -item[1])
-        lines.append("Here because:")
-        lines += ["  %6d  %s" % (count, LOCAL_REASONS.get(name) or reason_text(name)) for name, count in reasons[:6]]
-        if {"messages", "compile-error"} & set(totals["local_reasons"]):
-            lines.append("  (DISTCC_LM_CARETS=0 takes the remote messages, without source lines)")
-    if status["secret"]["wrong_keys"]:
-        lines.append("With another key, or none (--secret-file): " + ", ".join(status["secret"]["wrong_keys"][:8]))
-    lines += job_lines(status, width)
-    if daemon["client_start"] == "reparsed":
-        lines.append("The client is parsed anew at each start: no .pyc beside the program can be written.")
-    return lines
-
-
-def remark(host):
-    if host["reason"]:
-        return host["reason"]
-    if not host["timed"]:
-        return "untimed"
-    return {"user": "contained by user only", "none": "not contained"}.get(host["contained"], "")
-
-
-def job_lines(status, width):
-    lines = []
-    if status["jobs"] or status["others"]:
-        others = ", and %d of others" % status["others"] if status["others"] else ""
-        lines += ["", "Now (%d%s):" % (len(status["jobs"]), others)]
-        for job in status["jobs"][:20]:
-            lines.append(("  %-10s %6.1f s  %-18s %s" % (job["state"], job["elapsed_s"], job["host"] or "",
-                                                        job["source"]))[:width])
-    return lines
+def local_reason(name):
+    return LOCAL_REASONS.get(name) or reason_text(name)
 
 
 def duration(seconds):
@@ -8012,20 +7974,682 @@ def duration(seconds):
     return "%d h %d min" % (hours, minutes % 60) if hours else "%d min" % minutes if minutes else "%d s" % seconds
 
 
-def why_lines(decisions):
+def counted(number, one, many=None):
+    """"1 job", "5 jobs"."""
+    return "%d %s" % (number, one if number == 1 else many or one + "s")
+
+
+def remarks(host, version):
+    """Sentences about a host: why it is not up, and what is odd about it."""
+    found = [host["reason"]] if host["reason"] else []
+    if host["lacks"]:
+        found.append("has no %s, or another version of it" % " nor ".join(host["lacks"]))
+    if host["version"] not in (None, "", version):
+        found.append("runs distcc_lm %s, this box %s" % (host["version"], version))
+    if host["kind"] == "distccd" and not found:
+        found.append("plain distccd: tells neither load nor times")
+    elif host["kind"] != "distccd" and host["contained"] in ("user", "none"):
+        found.append({"user": "no Landlock there: compilers are contained by their user only",
+                      "none": "compilers run there uncontained"}[host["contained"]])
+    return "; ".join(printable(remark) for remark in found)
+
+
+# A column of the table of hosts: its title, the least width of the terminal for it, and the cell.
+HOST_COLUMNS = (
+    ("STATE", 0, lambda h: h["state"]),
+    ("JOBS", 0, lambda h: "%s/%d" % (shown(h["running"]), h["slots"])),
+    ("MINE", 0, lambda h: str(h["mine"])),
+    ("WAIT", 0, lambda h: shown(h["waiting"])),
+    ("LOAD", 0, lambda h: shown(h["load"], "%.1f")),
+    ("MS/KB", 0, lambda h: shown(h["speed_ms_per_kb"], "%.2f")),
+    ("OFF", 0, lambda h: shown(h["prediction_error"] and 100 * h["prediction_error"], "%.0f%%")),
+    ("DONE", 0, lambda h: str(h["jobs"]["ok"])),
+    ("BAD", 0, lambda h: str(h["jobs"]["failed"] + h["jobs"]["refused"])),
+    ("CORES", 90, lambda h: shown(h["cores"])),
+    ("FREE GB", 100, lambda h: shown(h["memory_available_kb"] and h["memory_available_kb"] / 1e6, "%.1f")),
+    ("RTT MS", 110, lambda h: shown(h["rtt_ms"], "%.1f")),
+    ("MB/S", 120, lambda h: shown(h["bandwidth_kb_s"] and h["bandwidth_kb_s"] / 1e3, "%.0f")),
+    ("QUEUE S", 130, lambda h: shown(h["mean_ms"]["queue"] and h["mean_ms"]["queue"] / 1e3, "%.2f")),
+    ("COMPILE S", 140, lambda h: shown(h["mean_ms"]["compile"] and h["mean_ms"]["compile"] / 1e3, "%.2f")),
+    ("TRANSFER S", 150, lambda h: shown(h["mean_ms"]["transfer"] and h["mean_ms"]["transfer"] / 1e3, "%.2f")),
+)
+
+
+def table(rows, width, numbers_from, notes=()):
+    """Lines of aligned columns, numbers to the right; a first cell that would make its line too long stands on a line
+    of its own. notes: a sentence for each row, on its line where there is room, else below it."""
+    import textwrap
+    widths = [max(len(row[i]) for row in rows) for i in range(1, len(rows[0]))]
+    room = max(width - sum(widths) - 2 * len(widths), 8)
+    first = min(max(len(row[0]) for row in rows), room)
+    lines = []
+    for row, note in zip(rows, list(notes) or [""] * len(rows)):
+        if len(row[0]) > first:
+            lines.append(row[0][:width])
+        cells = [row[0].ljust(first) if len(row[0]) <= first else " " * first]
+        cells += [cell.ljust(w) if i < numbers_from else cell.rjust(w)
+                  for i, (cell, w) in enumerate(zip(row[1:], widths), 1)]
+        line = "  ".join(cells)
+        if note and len(line) + 2 + len(note) <= width:
+            line, note = line + "  " + note, ""
+        lines.append(line.rstrip())
+        lines += textwrap.wrap(note, width, initial_indent="    ", subsequent_indent="    ") if note else []
+    return lines
+
+
+def host_lines(status, width):
+    columns = [column for column in HOST_COLUMNS if width >= column[1]]
+    rows = [["HOST"] + [title for title, _, _ in columns]]
+    rows += [[printable(host["name"])] + [cell(host) for _, _, cell in columns] for host in status["hosts"]]
+    return table(rows, width, 2, [""] + [remarks(host, status["version"]) for host in status["hosts"]])
+
+
+def speed_lines(status, width, most=12):
+    """How fast hosts were at which load; only those that have shown it."""
+    known = [host for host in status["hosts"] if host["by_load"]]
+    if not known:
+        return []
+    labels = [label for _, label in HostFigures.LOADS]
+    rows = [["MS PER KB AT JOBS PER CORE"] + labels]
+    for host in known[:most]:
+        speed = {row["load"]: "%.2f (%d)" % (row["ms_per_kb"], row["jobs"]) for row in host["by_load"]}
+        rows.append([printable(host["name"])] + [speed.get(label, "-") for label in labels])
+    more = ["  and %d more hosts: --json has all" % (len(known) - most)] if len(known) > most else []
+    return ["", *table(rows, width, 1), *more]
+
+
+def local_lines(totals, most=6):
+    """Why jobs were compiled here, the most frequent reason first."""
+    reasons = sorted(totals["local_reasons"].items(), key=lambda item: (-item[1], item[0]))
+    if not reasons:
+        return []
+    lines = ["Here because:"] + ["  %6d  %s" % (count, local_reason(name)) for name, count in reasons[:most]]
+    if reasons[most:]:
+        lines.append("  %6d  for %d other reasons" % (sum(n for _, n in reasons[most:]), len(reasons) - most))
+    if {"messages", "compile-error"} & set(totals["local_reasons"]):
+        lines.append("          (DISTCC_LM_CARETS=0 takes the remote messages, without source lines)")
+    return lines
+
+
+def job_lines(status, width, most=20):
+    if not status["jobs"] and not status["others"]:
+        return []
+    lines = ["", "Now: %s%s" % (counted(len(status["jobs"]), "job of yours", "jobs of yours"),
+                                 ", %d of others" % status["others"] if status["others"] else "")]
+    for job in status["jobs"][:most]:
+        lines.append(("  %-10s %6.1f s  %-18s %s" % (job["state"], job["elapsed_s"], job["host"] or "",
+                                                    printable(job["source"])))[:width])
+    if len(status["jobs"]) > most:
+        lines.append("  and %d more" % (len(status["jobs"]) - most))
+    return lines
+
+
+def head_line(status):
+    daemon = status["daemon"]
+    serving = "serving others" if daemon["accepting"] else "not serving others"
+    return "distcc_lm %s at %s, up %s, %s; make -j%d" % (
+        status["version"], daemon["address"], duration(daemon["uptime_s"]), serving, status["advice"]["make_jobs"])
+
+
+def total_lines(status):
+    totals, errors = status["totals"], [(host["prediction_error"], host["jobs"]["ok"]) for host in status["hosts"]
+                                        if host["prediction_error"] is not None]
+    lines = ["%d remote, %d here, %d here after a try elsewhere; %d served to others" % (
+        totals["remote"], totals["local"], totals["fallback"], totals["served"])]
+    weight = sum(jobs for _, jobs in errors)
+    if weight:
+        lines.append("Predicted times were off by %.0f %% on average." % (
+            100 * sum(error * jobs for error, jobs in errors) / weight))
+    if status["secret"]["wrong_keys"]:
+        lines.append("With another key, or none (--secret-file): " + ", ".join(status["secret"]["wrong_keys"][:8]))
+    return lines
+
+
+def status_lines(status, width=80):
+    """The text of `status`: this box, hosts, jobs, and why jobs stayed here."""
+    cached = status["daemon"]["client_start"] == "cached"
+    return [head_line(status)[:width], "", *host_lines(status, width), *speed_lines(status, width), "",
+            *total_lines(status), *local_lines(status["totals"]), *job_lines(status, width), "",
+            "The client starts from its compiled cache." if cached else
+            "The client is parsed anew at each start, 3 to 40 ms more a compile: nothing compiled",
+            *([] if cached else ["lies beside the program. `distcc_lm.py install DIR` by its owner makes it."])]
+
+
+# ---- status --watch
+
+class Bars:
+    """The same as a screen of a given size."""
+    SPARKS = "▁▂▃▄▅▆▇█"
+
+    def __init__(self, unicode_too):
+        self.full, self.part, self.empty = "█▓░" if unicode_too else "#+."
+        self.sparks = self.SPARKS if unicode_too else "_.-=+*%#"
+
+    def bar(self, host, width):
+        """Slots in use: mine, others', free."""
+        slots = max(host["slots"], host["mine"], host["running"] or 0, 1)
+        mine = round(host["mine"] / slots * width)
+        used = max(round(max(host["running"] or 0, host["mine"]) / slots * width), mine)
+        return self.full * mine + self.part * (used - mine) + self.empty * (width - used)
+
+    def spark(self, values, most):
+        top = max(most, *values, 1)
+        return "".join(self.sparks[round(value / top * (len(self.sparks) - 1))] for value in values)
+
+    def lines(self, status, past, width, height):
+        """At most `height` lines of at most `width` columns. past: the numbers of waiting jobs, newest last."""
+        totals, hosts = status["totals"], status["hosts"]
+        names = min(max(len(printable(host["name"])) for host in hosts), max(width - 40, 8))
+        room = max(width - names - 33, 4)
+        found = [head_line(status), ""]
+        for host in hosts:
+            mark = remarks(host, status["version"]) if host["state"] in ("down", "suspect", "draining") else ""
+            found.append("%-*s %-8s %7s %7s  %s" % (
+                names, printable(host["name"])[:names], host["state"],
+                "%s/%d" % (shown(host["running"]), host["slots"]), shown(host["speed_ms_per_kb"], "%.2f"),
+                mark or self.bar(host, min(room, 60))))
+        found.insert(2, "%-*s %-8s %7s %7s  %s" % (
+            names, "HOST", "STATE", "JOBS", "MS/KB", "%s mine  %s of others  %s free" % (
+                self.full, self.part, self.empty)))
+        waiting = status["queue"]["waiting"]
+        found += ["", "waiting %5d  %s" % (waiting, self.spark(past[-max(width - 16, 1):] or [0], 8)),
+                  "remote %6d  here %d  after a try elsewhere %d  served %d" % (
+                      totals["remote"], totals["local"], totals["fallback"], totals["served"])]
+        found += job_lines(status, width, 1000)
+        if len(found) > height:
+            found[height - 1:] = ["... %d more lines" % (len(found) - height + 1)]
+        return [line[:width].rstrip() for line in found[:height]]
+
+
+class Screen:
+    """A terminal while --watch has it: the other screen, no cursor, keys as they are typed. Given back by close(),
+    whatever ends the command."""
+
+    def __init__(self):
+        import termios
+        import tty
+        self.termios, self.tty = termios, tty
+        self.old = termios.tcgetattr(0) if os.isatty(0) else None
+        self.signals, self.wake = {}, socket.socketpair()
+        for sock in self.wake:
+            sock.setblocking(False)
+        signal.set_wakeup_fd(self.wake[1].fileno())
+        for number in (signal.SIGWINCH, signal.SIGTSTP, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            self.signals[number] = signal.signal(number, lambda *_: None)
+        self.take()
+
+    def write(self, text):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    def take(self):
+        if self.old:
+            self.tty.setcbreak(0)
+        self.write("\x1b[?1049h\x1b[?25l")
+
+    def give_back(self):
+        self.write("\x1b[?25h\x1b[?1049l")
+        if self.old:
+            self.termios.tcsetattr(0, self.termios.TCSADRAIN, self.old)
+
+    def size(self):
+        """(columns, lines) as they are now, whatever COLUMNS says."""
+        try:
+            return os.get_terminal_size(sys.stdout.fileno())
+        except OSError:
+            return 80, 24
+
+    def draw(self, lines):
+        """In place: nothing is cleared first, so nothing flickers."""
+        self.write("\x1b[H" + "".join(line + "\x1b[K\n" for line in lines[:-1]) + lines[-1] + "\x1b[K\x1b[J")
+
+    def wait(self, seconds_):
+        """Until then, or a key, or another size. True: enough."""
+        ready, _, _ = select.select([self.wake[0]] + ([0] if self.old else []), [], [], seconds_)
+        if self.wake[0] in ready:
+            numbers = set(self.wake[0].recv(64))
+            if signal.SIGTSTP in numbers:
+                self.give_back()
+                os.kill(os.getpid(), signal.SIGSTOP)
+                self.take()
+            return bool(numbers & {signal.SIGTERM, signal.SIGHUP, signal.SIGINT})
+        return bool(ready) and os.read(0, 64)[:1] in (b"q", b"Q", b"\x04", b"")
+
+    def close(self):
+        self.give_back()
+        signal.set_wakeup_fd(-1)
+        for number, handler in self.signals.items():
+            signal.signal(number, handler)
+
+
+def watch_status(interval, text, in_place):
+    """status again and again; on a terminal redrawn in place. A daemon that restarts is waited for. Exit status."""
+    status, past = ask_daemon("status"), []
+    if not in_place or not sys.stdout.isatty():
+        while True:
+            print(text(status), end="\n\n", flush=True)
+            time.sleep(interval)
+            status = ask_daemon("status")
+    bars, screen, trouble = Bars("utf" in (sys.stdout.encoding or "").lower()), Screen(), ""
+    try:
+        while True:
+            past = past[-500:] + [status["queue"]["waiting"]]
+            columns, height = screen.size()
+            lines = bars.lines(status, past, columns, max(height - 1, 1))
+            last = trouble or "%s  every %g s  q quits" % (time.strftime("%H:%M:%S"), interval)
+            screen.draw((lines + [last[:max(columns - 1, 1)]])[-max(height, 1):])
+            if screen.wait(interval):
+                return 0
+            try:
+                status, trouble = ask_daemon("status"), ""
+            except NoDaemon as error:
+                trouble = str(error)
+    finally:
+        screen.close()
+
+
+# ---- status --metrics
+
+# Of a host: name behind distcc_lm_host_, unit, what it is, the key and the factor to that unit.
+HOST_GAUGES = (
+    ("slots", "", "Jobs at once, as the host says now", "slots", 1),
+    ("running", "", "Jobs that run there, of all submitters", "running", 1),
+    ("waiting", "", "Requests that wait there", "waiting", 1),
+    ("mine", "", "Jobs of this box there", "mine", 1),
+    ("load", "", "Runnable tasks there that are no jobs", "load", 1),
+    ("cores", "", "Usable CPUs", "cores", 1),
+    ("memory_available_bytes", "bytes", "Memory that is available", "memory_available_kb", 1024),
+    ("report_age_seconds", "seconds", "Since the last load report", "report_age_s", 1),
+    ("speed_seconds_per_kilobyte", "", "CPU time per KB of preprocessed source", "speed_ms_per_kb", 1e-3),
+    ("rtt_seconds", "seconds", "From request to answer of an admission", "rtt_ms", 1e-3),
+    ("bandwidth_bytes_per_second", "", "Measured with jobs", "bandwidth_kb_s", 1024),
+    ("prediction_error_ratio", "ratio", "Mean of |predicted - actual| / actual", "prediction_error", 1),
+)
+
+
+def label_text(labels):
+    """{name="value",...} in OpenMetrics' own quoting."""
+    quoted = ['%s="%s"' % (name, value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r'\"'))
+              for name, value in labels.items()]
+    return "{%s}" % ",".join(quoted) if quoted else ""
+
+
+def metric_lines(status):
+    """OpenMetrics text. Types are gauge and counter only, so that a textfile collector's older parser takes it too."""
+    lines, daemon, totals, hosts = [], status["daemon"], status["totals"], status["hosts"]
+
+    def family(name, kind, unit, text, rows):
+        """rows: (labels, value); a value of None is left out."""
+        lines.append("# TYPE distcc_lm_%s %s" % (name, kind))
+        if unit:
+            lines.append("# UNIT distcc_lm_%s %s" % (name, unit))
+        lines.append("# HELP distcc_lm_%s %s." % (name, text))
+        suffix = "_total" if kind == "counter" else ""
+        lines.extend("distcc_lm_%s%s%s %.10g" % (name, suffix, label_text(labels), value)
+                     for labels, value in rows if value is not None)
+
+    family("version", "gauge", "", "1, the version as a label", [({"version": status["version"]}, 1)])
+    family("uptime_seconds", "gauge", "seconds", "Since this box's daemon started", [({}, daemon["uptime_s"])])
+    family("accepting", "gauge", "", "Whether jobs of others are taken", [({}, daemon["accepting"])])
+    family("client_cached", "gauge", "", "Whether the client starts from its compiled cache",
+           [({}, daemon["client_start"] == "cached")])
+    family("make_jobs", "gauge", "", "Advice for make -j", [({}, status["advice"]["make_jobs"])])
+    family("queue_jobs", "gauge", "", "Jobs that wait on this box",
+           [({"user": user}, count) for user, count in status["queue"]["by_user"].items()])
+    family("jobs", "counter", "", "Jobs by where they ran, or how they ended",
+           [({"outcome": name}, count) for name, count in totals.items() if name != "local_reasons"])
+    family("local_jobs", "counter", "", "Jobs that were compiled on this box, by reason",
+           [({"reason": name}, count) for name, count in totals["local_reasons"].items()])
+    family("dropped_packets", "counter", "", "Load packets that were not believed",
+           [({"reason": name}, count) for name, count in status["packets"].items()])
+    family("host_state", "gauge", "", "1 for the state that the host is in",
+           [({"host": h["name"], "state": state}, h["state"] == state) for h in hosts for state in HOST_STATES])
+    for name, unit, text, key, factor in HOST_GAUGES:
+        family("host_" + name, "gauge", unit, text,
+               [({"host": h["name"]}, h[key] if h[key] is None else h[key] * factor) for h in hosts])
+    family("host_stage_seconds", "gauge", "seconds", "Mean time of a job's stages there",
+           [({"host": h["name"], "stage": stage}, ms if ms is None else ms / 1e3)
+            for h in hosts for stage, ms in h["mean_ms"].items()])
+    family("host_jobs", "counter", "", "Jobs of this box by how they ended there",
+           [({"host": h["name"], "outcome": name}, count) for h in hosts for name, count in h["jobs"].items()])
+    return lines + ["# EOF"]
+
+
+# ---- status --html
+
+PAGE_STYLE = """
+:root { color-scheme: light dark; --back: #fff; --card: #f6f7f9; --text: #1b1f24; --faint: #5b6570; --line: #d5dae0;
+  --preprocess: #8250df; --wait: #c2c9d1; --transfer: #d4790e; --compile: #1a73c7; --local: #2a8a4a; --remote: #5b9bd5;
+  --bad: #c62828; --good: #2a8a4a; --c0: #1a73c7; --c1: #d4790e; --c2: #2a8a4a; --c3: #8250df; --c4: #c62828;
+  --c5: #0f8b8d; --c6: #ad1a72; --c7: #7a6a00; }
+@media (prefers-color-scheme: dark) { :root { --back: #14171b; --card: #1d2228; --text: #e4e8ec; --faint: #98a3ae;
+  --line: #39414a; --preprocess: #b392f0; --wait: #4a545e; --transfer: #f0a04b; --compile: #58a6ff; --local: #56c271;
+  --remote: #35618c; --bad: #ff7b72; --good: #56c271; --c0: #58a6ff; --c1: #f0a04b; --c2: #56c271; --c3: #b392f0;
+  --c4: #ff7b72; --c5: #4fd1d3; --c6: #f778ba; --c7: #d7c34a; } }
+* { box-sizing: border-box }
+body { margin: 0 auto; padding: 1.2rem; max-width: 75rem; background: var(--back); color: var(--text);
+  font: 15px/1.45 system-ui, sans-serif; }
+h1 { font-size: 1.35rem; margin: 0 } h2 { font-size: 1.05rem; margin: 1.8rem 0 .4rem }
+p { margin: .3rem 0; color: var(--faint) }
+.tiles { display: flex; flex-wrap: wrap; gap: .6rem; margin-top: 1rem }
+.tile { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .5rem .9rem;
+  flex: 1 1 7rem }
+.tile b { display: block; font-size: 1.4rem; font-variant-numeric: tabular-nums }
+.tile span { color: var(--faint); font-size: .85rem }
+.wide { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .6rem }
+.wide svg { display: block; width: 100%; min-width: 46rem; height: auto }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; white-space: nowrap }
+th { text-align: left; color: var(--faint); font-weight: 500; font-size: .85rem }
+th, td { padding: .25rem .7rem .25rem 0; border-top: 1px solid var(--line) }
+tr:first-child > *, tr.note td { border: 0 } tr.note td { padding-top: 0 } tr.note { color: var(--faint) }
+.n { text-align: right } .why td { white-space: normal } .why td.n { width: 5rem }
+.up { color: var(--good) } .down, .suspect { color: var(--bad) }
+.key { display: flex; flex-wrap: wrap; gap: .2rem 1rem; color: var(--faint); font-size: .85rem; margin: .3rem 0 }
+.key i { display: inline-block; width: .8rem; height: .8rem; border-radius: .15rem; margin-right: .35rem;
+  vertical-align: -1px }
+svg text { fill: var(--faint); font: 12px system-ui, sans-serif } svg .name { fill: var(--text) }
+svg .grid { stroke: var(--line); stroke-width: 1; fill: none } svg .curve { fill: none; stroke-width: 2 }
+"""
+
+
+def nice_step(span, parts=6):
+    """A round distance of grid lines: 1, 2 or 5 times a power of ten."""
+    raw = max(span, 1e-9) / parts
+    if 40 < raw <= 600:                     # seconds, mostly: whole minutes
+        return next(step for step in (60, 120, 300, 600) if step >= raw * 0.999)
+    power = 10.0 ** math.floor(math.log10(raw))
+    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * 0.999)
+
+
+def ago(seconds_):
+    """A label of the time axis: a negative number of seconds, or minutes where they are round."""
+    if abs(seconds_) < 1e-6:
+        return "now"
+    return "%g min" % (seconds_ / 60) if abs(seconds_) >= 120 and not round(seconds_, 3) % 60 else "%g s" % round(
+        seconds_, 6)
+
+
+class Chart:
+    """One inline SVG with axes; x grows to the right from `low` to `high`, y upwards from 0 to `top`."""
+    WIDTH, LEFT, RIGHT = 1000, 50, 12
+
+    def __init__(self, title, height, low, high, top=1.0, left=LEFT):
+        self.title, self.height, self.left = title, height, left
+        self.low, self.high, self.top = low, max(high, low + 1e-6), max(top, 1e-9)
+        self.parts = []
+
+    def x(self, value):
+        return self.left + (value - self.low) / (self.high - self.low) * (self.WIDTH - self.left - self.RIGHT)
+
+    def y(self, value):
+        return self.height - 24 - value / self.top * (self.height - 34)
+
+    def add(self, form, *values):
+        self.parts.append(form % values)
+
+    def text(self, x, y, text, anchor="middle", kind=""):
+        import html
+        self.add('<text x="%.1f" y="%.1f" text-anchor="%s"%s>%s</text>', x, y, anchor,
+                 ' class="%s"' % kind if kind else "", html.escape(printable(text)))
+
+    def grid_x(self, label):
+        step = nice_step(self.high - self.low)
+        mark = math.ceil(self.low / step - 1e-9) * step
+        while mark <= self.high + step * 1e-6:
+            self.add('<path class="grid" d="M%.1f 6V%d"/>', self.x(mark), self.height - 24)
+            self.text(min(self.x(mark), self.WIDTH - 30), self.height - 8, label(mark))
+            mark += step
+
+    def grid_y(self, form="%g"):
+        step = nice_step(self.top, 4)
+        for i in range(int(self.top / step + 1e-9) + 1):
+            self.add('<path class="grid" d="M%d %.1fH%d"/>', self.left, self.y(i * step), self.WIDTH - self.RIGHT)
+            self.text(self.left - 6, self.y(i * step) + 4, form % (i * step), "end")
+
+    def curve(self, points, colour, dashes=""):
+        self.add('<path class="curve" style="stroke:var(--%s)"%s d="M%s"/>', colour,
+                 ' stroke-dasharray="%s"' % dashes if dashes else "",
+                 "L".join("%.1f %.1f" % (self.x(x), self.y(y)) for x, y in points))
+
+    def svg(self):
+        import html
+        return '<div class="wide"><svg viewBox="0 0 %d %d" role="img" aria-label="%s">%s</svg></div>' % (
+            self.WIDTH, self.height, html.escape(self.title, True), "".join(self.parts))
+
+
+def key_line(items):
+    """What the colours mean: (colour, words)."""
+    import html
+    return '<div class="key">%s</div>' % "".join(
+        '<span><i style="background:var(--%s)"></i>%s</span>' % (colour, html.escape(words)) for colour, words in items)
+
+
+class Page:
+    """The whole page: no script, nothing from elsewhere."""
+    WINDOW_S, ROW, LANE_ROWS = 180.0, 11, 24
+    KINDS = (("preprocess", "preprocess (here)"), ("wait", "wait for a slot"), ("transfer", "transfer, both ways"),
+             ("compile", "compile"), ("local", "compile here"), ("remote", "remote, not told apart"))
+
+    def __init__(self, status, at):
+        self.status, self.at = status, at       # at: what the clock on the wall says
+
+    def html(self):
+        import html
+        status = self.status
+        up = sum(host["state"] in ("up", "busy") for host in status["hosts"])
+        totals = status["totals"]
+        tiles = ((totals["remote"], "jobs compiled remotely"), (totals["local"] + totals["fallback"], "compiled here"),
+                 (totals["served"], "served to others"), (status["queue"]["waiting"], "waiting now"),
+                 ("%d of %d" % (up, len(status["hosts"])), "hosts up"),
+                 ("-j%d" % status["advice"]["make_jobs"], "advice for make"))
+        parts = ["<!DOCTYPE html>\n<html lang=en><meta charset=utf-8>",
+                 '<meta name=viewport content="width=device-width, initial-scale=1">',
+                 "<title>distcc_lm at %s</title><style>%s</style>" % (html.escape(status["daemon"]["address"]),
+                                                                     PAGE_STYLE),
+                 "<h1>distcc_lm at %s</h1><p>%s; %s</p>" % (
+                     html.escape(status["daemon"]["address"]), html.escape(self.at), html.escape(head_line(status))),
+                 '<div class="tiles">%s</div>' % "".join(
+                     '<div class="tile"><b>%s</b><span>%s</span></div>' % tile for tile in tiles),
+                 "<h2>Hosts</h2>", self.hosts(), "<h2>Jobs by host</h2>", self.timeline(),
+                 "<h2>Queue and slots</h2>", self.queue(), "<h2>Speed by load</h2>", self.speeds(), self.reasons()]
+        return "\n".join(parts) + "\n</html>\n"
+
+    def hosts(self):
+        import html
+        columns = HOST_COLUMNS[1:]
+        rows = ["<tr><th>HOST<th>STATE%s" % "".join(
+            '<th class="n">%s' % title for title, _, _ in columns)]
+        for host in self.status["hosts"]:
+            rows.append('<tr><td>%s<td class="%s">%s%s' % (
+                html.escape(printable(host["name"])), host["state"], host["state"],
+                "".join('<td class="n">%s' % html.escape(cell(host)) for _, _, cell in columns)))
+            remark = remarks(host, self.status["version"])
+            if remark:
+                rows.append('<tr class="note"><td><td colspan="%d">%s' % (len(columns) + 1, html.escape(remark)))
+        return '<div class="wide"><table>%s</table></div>' % "".join(rows)
+
+    # -- jobs
+
+    def bars(self):
+        """{host: [(begin, end, job, spans)]} of the window, times in seconds before now as negative numbers."""
+        found = {}
+        for job in self.status["recent"]:
+            spans = [(s["what"], s["at_s"] - job["age_s"], s["s"]) for s in job["spans"] if s["what"] != "turn"]
+            if spans:
+                host = "this box" if job["host"] in ("local", None) else job["host"]
+                end = spans[-1][1] + spans[-1][2]
+                found.setdefault(host, []).append((spans[0][1], end, job, spans))
+        latest = max((bar[1] for bars in found.values() for bar in bars), default=0.0)
+        return {host: kept for host, bars in found.items()
+                if (kept := [bar for bar in bars if bar[1] > latest - self.WINDOW_S])}
+
+    def rows_of(self, bars):
+        """Bars that overlap get rows of their own; the first free row takes the next."""
+        free, placed = [], []
+        for bar in sorted(bars, key=lambda bar: bar[0]):
+            row = next((i for i, end in enumerate(free) if end <= bar[0]), len(free))
+            free[row:row + 1] = [bar[1]]
+            placed.append((row, bar))
+        return placed, len(free)
+
+    def timeline(self):
+        lanes = self.bars()
+        if not lanes:
+            return "<p>No job is remembered yet.</p>"
+        begin = min(bar[0] for bars in lanes.values() for bar in bars)
+        end = max(bar[1] for bars in lanes.values() for bar in bars)
+        placed = {host: self.rows_of(bars) for host, bars in sorted(lanes.items())}
+        depth = {host: min(rows, self.LANE_ROWS) for host, (_, rows) in placed.items()}
+        height = sum(max(rows * self.ROW, 14) + 10 for rows in depth.values()) + 34
+        names = max(len(host) for host in lanes)
+        chart = Chart("Recent jobs by host", height, max(begin, end - self.WINDOW_S), end,
+                      left=min(max(names * 7 + 12, 60), 220))
+        chart.grid_x(ago)
+        top, crowded = 6, False
+        for host, (bars, rows) in placed.items():
+            chart.text(4, top + 12, host if len(host) < 30 else host[:28] + "..", "start", "name")
+            for row, bar in bars:
+                if row < self.LANE_ROWS:
+                    self.draw(chart, top + row * self.ROW, bar)
+            crowded = crowded or rows > self.LANE_ROWS
+            top += max(depth[host] * self.ROW, 14) + 10
+            chart.add('<path class="grid" d="M4 %dH%d"/>', top - 5, chart.WIDTH - chart.RIGHT)
+        seen = {s[0] for bars in lanes.values() for bar in bars for s in bar[3]}
+        note = "<p>The last %d jobs that this user may see, seconds before now. A bar is a job; its source shows " \
+               "under the pointer.%s</p>" % (sum(map(len, lanes.values())),
+                                             " Rows beyond %d are left out." % self.LANE_ROWS if crowded else "")
+        return note + key_line([kind for kind in self.KINDS if kind[0] in seen]) + chart.svg()
+
+    def draw(self, chart, top, bar):
+        import html
+        _, _, job, spans = bar
+        words = ", ".join("%s %.2f s" % (what, length) for what, _, length in spans)
+        chart.add("<g><title>%s (%d KB): %s; %s</title>", html.escape(printable(job["source"])), job["size_kb"],
+                  html.escape(words), html.escape(job["outcome"] or "under way"))
+        for what, begin, length in spans:
+            left, right = chart.x(max(begin, chart.low)), chart.x(begin + length)
+            if right >= chart.left:
+                thin = 3 if what == "wait" else 0
+                chart.add('<rect x="%.1f" y="%.1f" width="%.1f" height="%d" fill="var(--%s)"/>', left, top + thin,
+                          max(right - left, 0.6), self.ROW - 2 - 2 * thin, what)
+        chart.parts.append("</g>")
+
+    # -- curves
+
+    def queue(self):
+        rows = self.status["history"]
+        if len(rows) < 2:
+            return "<p>Nothing is recorded yet.</p>"
+        series = (("slots", "faint", "slots of the farm"), ("remote", "compile", "jobs remote"),
+                  ("waiting", "bad", "jobs waiting"), ("preprocess", "preprocess", "preprocessing"),
+                  ("local", "local", "jobs here"))
+        chart = Chart("Queue and slots", 220, -rows[0]["age_s"], -rows[-1]["age_s"],
+                      1.08 * max(max(row[name] for name, _, _ in series) for row in rows) or 1.0)
+        chart.grid_x(ago)
+        chart.grid_y()
+        for name, colour, _ in series:
+            chart.curve([(-row["age_s"], row[name]) for row in rows], colour, "5 4" if name == "slots" else "")
+        return key_line([(colour, words) for _, colour, words in series]) + chart.svg()
+
+    def speeds(self):
+        labels = [label for _, label in HostFigures.LOADS]
+        known = [host for host in self.status["hosts"] if host["by_load"]]
+        if not known:
+            return "<p>No host has shown its speed yet.</p>"
+        most = max(row["ms_per_kb"] for host in known for row in host["by_load"])
+        chart = Chart("Speed by load", 240, -0.3, len(labels) - 0.7, most * 1.1)
+        chart.grid_y()
+        for i, label in enumerate(labels):
+            chart.text(chart.x(i), chart.height - 8, label)
+        for number, host in enumerate(known[:8]):
+            points = [(labels.index(row["load"]), row["ms_per_kb"], row["jobs"]) for row in host["by_load"]]
+            chart.curve([point[:2] for point in points], "c%d" % number)
+            for x, y, jobs in points:
+                chart.add('<circle cx="%.1f" cy="%.1f" r="4" fill="var(--c%d)"><title>%.2f ms/KB, %d jobs</title>'
+                          "</circle>", chart.x(x), chart.y(y), number, y, jobs)
+        more = " %d more hosts are not drawn." % (len(known) - 8) if len(known) > 8 else ""
+        return ("<p>Milliseconds per KB of preprocessed source, by jobs per core: lower is faster.%s</p>" % more
+                + key_line([("c%d" % i, printable(host["name"])) for i, host in enumerate(known[:8])]) + chart.svg())
+
+    def reasons(self):
+        import html
+        rows = sorted(self.status["totals"]["local_reasons"].items(), key=lambda item: -item[1])
+        if not rows:
+            return ""
+        return '<h2>Why jobs were compiled here</h2><div class="wide"><table class="why">%s</table></div>' % "".join(
+            '<tr><td class="n">%d<td>%s' % (count, html.escape(local_reason(name)))
+            for name, count in rows)
+
+
+def write_page(path):
+    """--html FILE, or - for stdout; by rename, so that nobody sees half a page. Raises UsageError."""
+    text = Page(ask_daemon("status", "past"), time.strftime("%Y-%m-%d %H:%M:%S")).html()
+    if path == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        with open(path + ".new", "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(path + ".new", path)
+    except OSError as error:
+        raise UsageError("--html %s: %s" % (path, error.strerror)) from None
+
+
+# ---- why
+
+def seconds(value):
+    return "%.2f s" % value if value < 100 else duration(value)
+
+
+def sentence_of_spans(spans):
+    """What took how long, as one sentence; waits of no account are left out."""
+    words = {"turn": "it waited %s for its turn to be preprocessed", "preprocess": "preprocessing took %s",
+             "wait": "it waited %s for a slot", "transfer": "sending and receiving %s", "compile": "compiling %s",
+             "remote": "the host had it for %s", "local": "it ran here for %s"}
+    parts = [words[span["what"]] % seconds(span["s"]) for span in spans
+             if span["s"] >= 0.005 or span["what"] not in ("turn", "wait")]
+    text = ", ".join(parts)
+    return text[:1].upper() + text[1:] + "." if text else ""
+
+
+def why_sentences(d):
+    """One decision in sentences."""
+    choice, rows = d["choice"], [row for row in d["candidates"] if row[1] is not None]
+    others = "; ".join("%s %s%s" % (host, seconds(cost), " after waiting" if note == "full" else "")
+                       for host, cost, note in rows if host != choice)
+    if choice == "local":
+        yield "Compiled on this box: %s." % local_reason(d["reason"] or "no-host")
+    elif choice:
+        cost = next((cost for host, cost, _ in rows if host == choice), None)
+        yield "Sent to %s, %s." % (choice, "which was expected to have it done in " + seconds(cost) if cost is not None
+                                   else "the first to have a free slot")
+    elif d["outcome"] is None:
+        yield "Not decided yet: %s." % ("it waits for the first free slot" if rows else "it is not preprocessed yet")
+    if others:
+        yield "%s %s." % ("Also weighed:" if choice else "Weighed so far:", others)
+    for at, sentence in d["events"]:
+        yield "After %s: %s." % (seconds(at), sentence.rstrip("."))
+    spans = sentence_of_spans(d["spans"])
+    if spans:
+        yield spans
+    if d["actual_s"] is not None and d["predicted_s"] is not None:
+        off = 100 * (d["actual_s"] / max(d["predicted_s"], 1e-3) - 1)
+        yield "There it took %s, predicted %s (%+.0f %%)." % (seconds(d["actual_s"]), seconds(d["predicted_s"]), off)
+    ends = {None: "It has not ended yet.", "ok": "It ended well.", "cancelled": "Its client went away before the end.",
+            "compile error": "It ended with a compile error."}
+    if d["outcome"] in ends:
+        yield ends[d["outcome"]]
+
+
+def why_lines(decisions, width=80):
     """The text of `why`: a paragraph a decision, newest last."""
+    import textwrap
     lines = []
     for d in decisions:
-        lines.append("%s (%d KB), %s ago: %s" % (d["source"], d["size_kb"], duration(d["age_s"]),
-                                                 "this box" if d["choice"] == "local" else d["choice"] or "undecided"))
-        if d["reason"]:
-            lines.append("    here because: " + (LOCAL_REASONS.get(d["reason"]) or d["reason"]))
-        for host, cost, note in d["candidates"]:
-            lines.append("    candidate %-24s %s %s" % (host, shown(cost, "%.2f s"), note))
-        lines += ["    after %.2f s: %s" % (at, sentence) for at, sentence in d["events"]]
-        if d["actual_s"] is not None:
-            lines.append("    took %.2f s, predicted %s" % (d["actual_s"], shown(d["predicted_s"], "%.2f s")))
-        lines.append("    outcome: " + (d["outcome"] or "not ended yet"))
+        size = " (%d KB preprocessed)" % d["size_kb"] if d["size_kb"] else ""
+        lines.append("%s%s, %s ago" % (printable(d["source"]), size, duration(d["age_s"])))
+        lines += textwrap.wrap(printable(" ".join(why_sentences(d))), width, initial_indent="    ",
+                               subsequent_indent="    ", break_on_hyphens=False)
     return lines or ["No decision is known."]
 
 
@@ -8056,6 +8680,16 @@ def ranged(low, high, what):
             raise UsageError("%r is no %s (%d to %d)" % (text, what, low, high))
         return number
     return parse
+
+
+def interval(text):
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0.05 <= number <= 86400:
+        raise UsageError("%r is no number of seconds (0.05 to 86400)" % text)
+    return number
 
 
 def network(text):
@@ -8150,9 +8784,10 @@ def command_line_parser():
     compile_.add_argument("words", nargs="*", metavar="COMPILER ARG", help="the compiler command; exits as it would")
     status = commands.add_parser("status", help="hosts, jobs, and why jobs stayed here")
     status.add_argument("--json", action="store_true", help="one JSON object")
-    for later in ("--metrics", "--watch"):
-        status.add_argument(later, action="store_true", help="(not in this version)")
-    status.add_argument("--html", metavar="FILE", help="(not in this version)")
+    status.add_argument("--metrics", action="store_true", help="OpenMetrics text, as for a textfile collector")
+    status.add_argument("--html", metavar="FILE", help="write a page with charts to FILE (-: stdout)")
+    status.add_argument("--watch", nargs="?", const=1.0, type=interval, metavar="S",
+                        help="again every S seconds (1), on a terminal in place; q quits")
     why = commands.add_parser("why", help="the last decisions: candidates, costs, outcome")
     why.add_argument("which", nargs="?", default="", metavar="N|FILE")
     explain = commands.add_parser("explain", help="would this command be distributed, and if not why")
@@ -8210,17 +8845,30 @@ def shell_words(words):
     return " ".join(shlex.quote(word) for word in words)
 
 
+def show_status(options, width):
+    """`status` in the form asked for. Exit status."""
+    if sum(map(bool, (options.json, options.metrics, options.html))) > 1 or options.html and options.watch:
+        raise UsageError("status takes one of --json, --metrics and --html FILE, and --watch not with --html")
+    if options.html:
+        write_page(options.html)
+        return 0
+
+    def text(status):
+        return (json.dumps(status, indent=1) if options.json else
+                "\n".join(metric_lines(status) if options.metrics else status_lines(status, width)))
+    if options.watch:
+        return watch_status(options.watch, text, in_place=not (options.json or options.metrics))
+    print(text(ask_daemon("status", *(["past"] if options.json else []))))
+    return 0
+
+
 def run_command(options):
     """Everything but daemon and cc. Exit status."""
+    width = max(shutil.get_terminal_size((80, 24)).columns, 40)
     if options.command == "status":
-        for later in ("metrics", "watch", "html"):
-            if getattr(options, later):
-                raise UsageError("status --%s is not in this version; --json has all figures" % later)
-        status = ask_daemon("status")
-        width = shutil.get_terminal_size((80, 24)).columns
-        print(json.dumps(status, indent=1) if options.json else "\n".join(status_lines(status, max(width, 80))))
-    elif options.command == "why":
-        print("\n".join(why_lines(ask_daemon("why", options.which))))
+        return show_status(options, width)
+    if options.command == "why":
+        print("\n".join(why_lines(ask_daemon("why", options.which), width)))
     elif options.command == "drain":
         ask_daemon("drain", options.switch)
         print("draining: no new jobs of others are taken" if options.switch == "on" else "taking jobs again")
