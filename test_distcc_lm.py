@@ -7291,7 +7291,8 @@ def made_status(hosts, **more):
     """A status as a daemon sends it; hosts: dicts of what is not as usual."""
     usual = {"name": "build1:3632", "address": "192.0.2.1:3632", "kind": "peer", "state": "up", "reason": "",
              "slots": 8, "running": 2, "waiting": 0, "mine": 1, "load": 0.25, "cores": 8,
-             "memory_available_kb": 16_000_000, "report_age_s": 0.5, "compilers": [], "speed_ms_per_kb": 2.5, "samples": 10, "by_load": [],
+             "memory_available_kb": 16_000_000, "report_age_s": 0.5, "compilers": [], "speed_ms_per_kb": 2.5,
+             "samples": 10, "by_load": [],
              "rtt_ms": 0.4, "bandwidth_kb_s": 90_000, "jobs": {"ok": 10, "failed": 0, "refused": 0, "cancelled": 0},
              "mean_ms": {"queue": 1.0, "compile": 300.0, "transfer": 8.0}, "contained": "landlock", "timed": True,
              "prediction_error": 0.2, "version": lm.VERSION, "lacks": []}
