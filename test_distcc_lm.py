@@ -808,7 +808,8 @@ class LoadPackets(unittest.TestCase):
         longer[size_at:size_at + 2] = struct.pack("!H", self.HEADER + 5)
         for data in (minor, longer, packet + b"\0\0", packet + b"\x01\x04list"):
             self.assertEqual(fields_of(lm.Load.parse(bytes(data))), fields_of(load))
-        wide = packet[:self.HEADER] + b"\x01\x0aidentity++\x01\x12submitte\0\0\0\0\0\0\0\x05++\x01\x0ckinsman1\0\4++\0\0"
+        wide = packet[:self.HEADER] + (b"\x01\x0aidentity++\x01\x12submitte\0\0\0\0\0\0\0\x05++"
+                                         b"\x01\x0ckinsman1\0\4++\0\0")
         found = lm.Load.parse(wide)
         self.assertEqual((found.identities, found.counted, found.kin),
                          ([b"identity"], {b"submitte": 5}, {b"kinsman1": 4}))
