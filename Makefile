@@ -2,12 +2,13 @@
 # make test    the tests; make check: layering, sizes, ruff and mypy where they are installed
 # make bench   what the client costs, and makespans on a simulated farm, against real distcc
 # make trees   Lua, zlib, Redis and ninja through a farm, every object compared (as root, with Debian's sources)
+# make fuzz    100,000 mutated inputs (N=, SEED=); make soak: 20,000 jobs, clients and workers killed meanwhile (N=)
 PYTHON ?= python3
 TREES ?= lua zlib redis ninja
 MYPY_OPTIONS = --no-strict-optional --check-untyped-defs --cache-dir /dev/null $(MYPY_OFF:%=--disable-error-code %)
 MYPY_OFF = arg-type assignment import-not-found misc union-attr var-annotated
 
-.PHONY: all demo test check bench trees
+.PHONY: all demo test check bench trees fuzz soak
 all: check test
 
 demo:
@@ -29,3 +30,6 @@ bench:
 
 trees:
 	$(PYTHON) test_distcc_lm.py trees $(TREES)
+
+fuzz soak:
+	$(PYTHON) test_distcc_lm.py $@ $(N) $(SEED)

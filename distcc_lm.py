@@ -721,7 +721,7 @@ class Load:
             load.challenge = packet[-MAC_BYTES - CHALLENGE_BYTES:-MAC_BYTES]
             if packet[at + 1:at + 2] == bytes((CHALLENGE_BYTES,)):
                 echoes = packet[at + 2:at + 2 + packet[at] * CHALLENGE_BYTES]
-                load.echoes = [echoes[i:i + CHALLENGE_BYTES] for i in range(0, len(echoes), CHALLENGE_BYTES)]
+                load.echoes = [echoes[i:i + CHALLENGE_BYTES] for i in range(0, len(echoes) - 7, CHALLENGE_BYTES)]
         return load
 
     def take_lists(self, lists):

@@ -9366,6 +9366,481 @@ def trees_main(argv=None):
     return 1 if failed else 0
 
 
+# ==== Fuzz: mutated input for every decoder and the argument analysis, in process and against live daemons ============
+# Seeded. What breaks a rule is printed as a row that can be put into a table above.
+
+class Mutator:
+    """Good inputs, changed."""
+    NUMBERS = (b"00000000", b"00000001", b"ffffffff", b"7fffffff", b"80000000", b"0000ffff", b"00010000", b"0000000g",
+               b"FFFFFFFE", b"    0x01")
+    TOKENS = tuple(b"DIST ARGC ARGV DOTI DONE STAT SERR SOUT DOTO TIME LMRQ LMOK LMWT LMNO HELO IDNT SEEN SIZE FAIL"
+                   b" HOME TURN SOCK LOCL PING JSON NOPE WAIT FILE CDIR NFIL".split())
+
+    def __init__(self, seed):
+        self.rng = random.Random(seed)
+
+    def change(self, seeds):
+        rng = self.rng
+        data = bytearray(rng.choice(seeds))
+        for _ in range(rng.choice((0, 1, 1, 1, 2, 3, 6))):
+            way = rng.choice("flip flip number number name insert delete repeat cut splice".split())
+            getattr(self, way)(data, seeds)
+        return bytes(data)
+
+    def span(self, data):
+        """A slice of the data, short mostly."""
+        at = self.rng.randrange(len(data) + 1)
+        return slice(at, at + self.rng.choice((1, 1, 2, 4, 8, 12, 40)))
+
+    def flip(self, data, _):
+        if data:
+            data[self.rng.randrange(len(data))] = self.rng.choice((0, 10, 32, 47, 48, 255, self.rng.randrange(256)))
+
+    def number(self, data, _):
+        """Of one of its tokens."""
+        found = list(re.finditer(rb"[A-Z]{4}[0-9a-f]{8}", bytes(data)))
+        if found:
+            at = self.rng.choice(found).start() + 4
+            data[at:at + 8] = self.rng.choice(self.NUMBERS) if self.rng.random() < 0.5 else b"%08x" % (
+                max(0, int(data[at:at + 8], 16) + self.rng.randint(-3, 3)))
+
+    def name(self, data, _):
+        found = list(re.finditer(rb"[A-Z]{4}[0-9a-f]{8}", bytes(data)))
+        if found:
+            at = self.rng.choice(found).start()
+            data[at:at + 4] = self.rng.choice(self.TOKENS)
+
+    def insert(self, data, _):
+        at = self.rng.randrange(len(data) + 1)
+        data[at:at] = bytes(self.rng.randrange(256) for _ in range(self.rng.choice((1, 2, 4, 12))))
+
+    def delete(self, data, _):
+        del data[self.span(data)]
+
+    def repeat(self, data, _):
+        span = self.span(data)
+        data[span.start:span.start] = data[span] * self.rng.choice((1, 2, 50))
+
+    def cut(self, data, _):
+        del data[self.rng.randrange(len(data) + 1):]
+
+    def splice(self, data, seeds):
+        other = self.rng.choice(seeds)
+        data[self.rng.randrange(len(data) + 1):] = other[self.rng.randrange(len(other) + 1):]
+
+
+def words_of_tables():
+    """Options that some table knows, each with values that an attacker would try."""
+    beginnings = [beginning for _, rows, _ in lm.FAMILIES.values() for beginning in rows]
+    values = ["", "x", "/etc/passwd", "../x", "@/etc/passwd", "|id", "list=/x", "a,b,-o,/x", "\0", "\udcff", "none",
+              "-o", "c++", "cpp-output", "9" * 30]
+    return [*lm.OPTIONS, *beginnings, *lm.SERVED_FLAGS, *lm.SERVED_VALUES, *lm.UNUSED_WITH_VALUE, *lm.CC1_WORDS,
+            *lm.PATHS_IN_VALUE, *lm.SERVED_BEGINNINGS, *lm.UNUSED_BEGINNINGS, *lm.ASSEMBLER_WORDS, "-Wa,", "-Wp,",
+            "-c", "-S", "-o", "t.c", "t.cc", "t.i", "t.S", "-x", "@f", "-", "--", "-fplugin=x", "-wrapper"], values
+
+
+def fuzzed_words(rng, tables):
+    """A command line without its compiler; half of them have what makes them a compile."""
+    words, values = tables
+    line = []
+    for _ in range(rng.randint(0, 6)):
+        word = rng.choice(words)
+        if rng.random() < 0.4:
+            word += rng.choice(values)
+        line.append(word)
+        if rng.random() < 0.3:
+            line.append(rng.choice(values))
+        if rng.random() < 0.05:
+            letters = (rng.choice((rng.randrange(1, 128), 0xdc80 + rng.randrange(128))) for _ in range(9))
+            line.append("".join(map(chr, letters)))
+    if rng.random() < 0.8:
+        line += ["-c", "t" + rng.choice((".c", ".c", ".cc", ".i", ".ii", ".m", ".S", ".s", "", ".C"))]
+        rng.shuffle(line) if rng.random() < 0.2 else None
+    return line
+
+
+# What a server never runs a compiler with, whatever was asked (a second opinion on its allow-list).
+NEVER_SERVED = re.compile("(?s)-o$|-E$|-B|-I|-L|-M|-T|-l|@|-fopt-info.|-fdiagnostics-(add|set)-output|--?(%s)" % (
+    "wrapper specs include imacros fplugin iplugindir dump save-temps Wp, fdump fprofile-use fauto-profile aux-info"
+    " load fcallgraph Xpre Xlink fuse-ld= sysroot isystem idirafter iquote fmodule fstack-usage ftime-trace gsplit"
+    " fcompare-debug").replace(" ", "|"))
+
+
+def check_served(words, family="gcc"):
+    """State that serve_args() reached; AssertionError where it serves what it should not."""
+    try:
+        args, name, kind = lm.serve_args(words, family, False)
+    except lm.RefusedArgument as refusal:
+        return "refused: " + re.sub(r"[^ a-zA-Z-].*", "", refusal.why)[:30]
+    assert args[-3:] == ["-x", kind, name] and args[-4] in ("-c", "-S"), args
+    assert name and "/" not in name and "\0" not in name and name[0] not in "-@", name
+    values = {at + 1 for at, word in enumerate(args) if word in lm.SERVED_VALUES}
+    for at, word in enumerate(args[:-4]):
+        if at not in values:
+            assert not NEVER_SERVED.match(word), word
+            assert word.startswith("-"), word
+        assert "/" not in word or word.startswith(lm.PATHS_IN_VALUE) or args[at - 1] == "-fdebug-compilation-dir", word
+    return "served"
+
+
+def check_analyzed(words, family="gcc"):
+    """State that analyze() reached; what it distributes a server of ours must take, unless a value is no value."""
+    words = [word for word in words if "\0" not in word]
+    def read(path):
+        if path == "f":
+            return b"-O2 @f2 '-DX=a b'"
+        raise FileNotFoundError(path)
+    try:
+        found = lm.analyze(words, family, False, {}, read)
+    except lm.RunLocally as refusal:
+        return "local: " + refusal.name
+    if not found.preprocessed:
+        found.preprocess_args("plain", "/dev/fd/3")
+    args = found.remote_args("plain", "/folder")
+    try:
+        lm.serve_args(args, family, False)
+    except lm.RefusedArgument as refusal:
+        if refusal.why == "a path in the value" or any(
+                word in lm.SERVED_WITH_VALUE and "/" in value for word, value in zip(args, args[1:])):
+            return "no value"                           # -W/x, --param /x: no compiler takes it either
+        raise AssertionError("a server of ours refuses %s of %r" % (refusal, args)) from None
+    return "distributed"
+
+
+class InProcess:
+    """Each decoder with what it is fed."""
+    PERMITTED = (lm.WireError, lm.UsageError)
+
+    def __init__(self, seed):
+        self.mutator, self.states, self.rows = Mutator(seed), collections.Counter(), []
+        self.tables = words_of_tables()
+        streams = collections.defaultdict(list)
+        for _, decode, data, _ in round_trips():
+            streams[decode].append(data)
+        sealed = some_load()
+        sealed.challenge, sealed.echoes = b"01234567", [b"echoecho"]
+        asked = lm.SlotRequest(b"instance", 1, 2, 3, b"identity", 1, "class")
+        asked.challenge, asked.dialled = b"01234567", b"127.0.0.1:3632"
+        key = lm.Secret(KEY)
+        streams[lm.decode_opening].append(asked.encode(key.seal(b"request")))
+        streams[lm.decode_admission].append(lm.encode_granted(5, key.seal(b"granted")))
+        packets = [some_load().encode(), lm.Load().encode(), sealed.encode(key.seal(b"report"))]
+        hosts = [b"localhost/2 10.0.0.1:3632/8,lzo [::1]:99/2 # comment\nh2=3,cpp,lzo --randomize +zeroconf me@h"]
+        state = [json.dumps(lm.Statistics().to_dict()).encode(), json.dumps(some_state().to_dict()).encode()]
+        texts = [b'# 1 "t.c"\n#pragma GCC target ("avx2")\n#pragma omp parallel\nasm(".incbin \\"x\\"");\n__TIME__\n',
+                 b'# 1 "/usr/include/x.h" 3\n#define X push_macro\n#if 0\n\'\n#endif\n_Pragma("once")\n']
+        self.targets = [(decode.__name__, seeds, functools.partial(self.stream, decode))
+                        for decode, seeds in streams.items()]
+        self.targets += [("Load.parse", packets, self.packet), ("parse_host_list", hosts, self.hosts),
+                         ("Statistics.from_dict", state, self.state), ("text of a source", texts, self.text),
+                         ("split_at_file", [b"-O2 'a b' \"c\\\"d\" \\ x\n"], self.at_file),
+                         ("analyze", None, check_analyzed), ("serve_args", None, check_served),
+                         ("analyze", None, functools.partial(check_analyzed, family="clang")),
+                         ("serve_args", None, functools.partial(check_served, family="clang"))]
+
+    def stream(self, decode, data):
+        """Fed in two pieces; the tokens that were taken are states of their own."""
+        seen, parse = [], lm.parse_token
+
+        def recording(header):
+            found = parse(header)
+            seen.append(found[0].decode("latin-1"))
+            return found
+        lm.parse_token = recording
+        try:
+            decoder = lm.Decoder(decode())
+            decoder.feed(data[:len(data) // 2])
+            if not decoder.done:
+                decoder.feed(data[len(data) // 2:])
+            assert decoder.need <= 64 << 20, "wants %d bytes" % decoder.need
+            return "whole" if decoder.done else "wants more"
+        finally:
+            lm.parse_token = parse
+            for name in dict.fromkeys(seen):
+                self.states[decode.__name__, name] += 1
+
+    @staticmethod
+    def packet(data):
+        load = lm.Load.parse(data)
+        assert 0 <= load.kb_sum < 1e12 and len(load.challenge) in (0, 8)
+        assert all(len(item) == 8 for item in [*load.identities, *load.counted, *load.kin, *load.echoes])
+        lm.Secret(KEY).right(b"report", *lm.unseal(data))
+        return "sealed" if load.challenge else "whole"
+
+    @staticmethod
+    def hosts(data):
+        entries, warnings = lm.parse_host_list(data.decode("utf-8", "replace"))
+        return "%s hosts, %s warnings" % (len(entries) and "some", len(warnings) and "some")
+
+    @staticmethod
+    def state(data):
+        """As load_state() does."""
+        try:
+            decoded = json.loads(data.decode("utf-8", "replace"))
+        except (ValueError, RecursionError):
+            return "no JSON"
+        try:
+            found = lm.Statistics.from_dict(decoded)
+        except ValueError:
+            return "refused"
+        assert 0 <= found.work("local", 10, "c", "x") < math.inf
+        json.dumps(found.to_dict(), allow_nan=False)
+        return "whole"
+
+    @staticmethod
+    def text(data):
+        found = analyzed("gcc -O2 -c t.c")
+        for mode in ("plain", "directives"):
+            refusal = lm.content_refusal(data, found, mode)
+            if refusal:
+                return "local: " + refusal[0]
+        return "odd" if lm.directives_only_refusal(data) else "unremarkable" if lm.unremarkable(data) else "fine"
+
+    @staticmethod
+    def at_file(data):
+        lm.split_at_file(data.decode("utf-8", "surrogateescape"))
+        return "words"
+
+    def one(self, name, seeds, run):
+        if seeds is None:
+            data = fuzzed_words(self.mutator.rng, self.tables)
+        else:
+            data = self.mutator.change(seeds)
+        try:
+            state = run(data)
+        except self.PERMITTED as error:
+            state = "refused"
+            del error
+        except Exception as error:                      # noqa: BLE001 - whatever it is, it is the finding
+            state = "FAILED"
+            self.rows.append("    (%r, %r),    # %s: %s" % (name, data, type(error).__name__, error))
+        self.states[name, state] += 1
+
+    def run(self, count):
+        for number in range(count):
+            self.one(*self.targets[number % len(self.targets)])
+
+
+class LiveFuzz:
+    """The same against daemons: TCP and UDP with and without a secret, and the unix socket."""
+    BATCH = 60
+
+    def __init__(self, farm, seed):
+        self.farm, self.mutator, self.states, self.rows = farm, Mutator(seed), collections.Counter(), []
+        self.workers = [farm.worker("--slots", "8", *options) for options in ((), ("--secret-file", key_file()))]
+        wide = set_procfs(new_folder(), cores=64)       # turns for all at once
+        peers = [farm.add(FaultyPeer()) for _ in range(8)]      # some will be blamed, and left alone for a while
+        self.submitter = farm.submitter(*peers, options=("--slots", "64", "--procfs", wide))
+        self.daemons = [*self.workers, self.submitter]
+        for daemon in self.daemons:
+            daemon.idle()
+        self.warm_up()
+        self.before = [self.figures(daemon) for daemon in self.daemons]
+        self.seeds = self.conversations()
+
+    @staticmethod
+    def figures(daemon):
+        rss = int(re.search(rb"VmRSS:\s+(\d+)", contents("/proc/%d/status" % daemon.pid))[1])
+        return rss, len(os.listdir("/proc/%d/fd" % daemon.pid))
+
+    def warm_up(self):
+        for worker in self.workers:
+            self.tcp(worker, [lm.encode_job([os.fsencode(word) for word in ARGV], len(HELLO_C)) + HELLO_C] * 3)
+
+    def conversations(self):
+        words = [os.fsencode(word) for word in ARGV]
+        job = lm.encode_job(words, len(HELLO_C)) + HELLO_C
+        asked = lm.SlotRequest(b"instance", 1, 2, 3, gcc_identity(), 0, "class").encode()
+        fields, version = lm.encode_fields, lm.CLIENT_VERSION
+        hello = fields(b"HELO", version, b"cc", "x.c", "x.o", "c", "key\nof\nit", "gcc 1", 0, 1, "/here")
+        identity, size = fields(b"IDNT", gcc_identity().hex()), fields(b"SIZE", 5000, 7, 0, "0" * 32, "1" * 16)
+        unix = [hello + identity + size + fields(b"DONE", b"ok", 1, 2, 3, 4, 5, 6, 7, 100),
+                hello + identity + fields(b"SEEN", "0123456789abcdef" * 3) + size + fields(b"FAIL", "lease-over", ""),
+                hello + identity + size + fields(b"HOME", "messages", 1) + fields(b"DONE", b"local-failed"),
+                hello + identity + size + fields(b"DONE", b"failed"), hello + fields(b"IDNT", ""),
+                fields(b"HELO", version, b"local", "link", 1, "x"), fields(b"HELO", version, b"status"),
+                fields(b"HELO", version, b"why", "x.c"), fields(b"HELO", version, b"jobs"),
+                fields(b"HELO", version, b"drain", "perhaps")]
+        sealed = some_load()
+        sealed.challenge, sealed.echoes = b"01234567", [b"echoecho"]
+        packets = [some_load().encode(), sealed.encode(lm.Secret(KEY).seal(b"report")), lm.Load(port=9).encode()]
+        return {"tcp": [job, asked, asked + job], "udp": packets, "unix": unix}
+
+    def tcp(self, worker, inputs):
+        """Send all at once, from some addresses; a slot that is granted gets a job, changed as well."""
+        host, _, port = worker.address.rpartition(":")
+        socks, answers = [], []
+        for number, data in enumerate(inputs):
+            sock = socket.socket()
+            sock.bind(("127.40.%d.1" % (number % 4), 0))
+            sock.connect((host, int(port)))
+            sock.setblocking(False)
+            with contextlib.suppress(OSError):
+                sock.send(data)
+            socks.append(sock)
+        for wait in (0.1, 0.1):
+            time.sleep(wait)                            # whatever comes in this time is what we look at
+            for at, sock in enumerate(socks):
+                with contextlib.suppress(OSError):
+                    answers += [(at, sock.recv(65536))]
+                    if answers[-1][1][:4] == b"LMOK":
+                        sock.send(self.mutator.change(self.seeds["tcp"][:1]))
+        said = {at: data[:4].decode("latin-1") or "closed" for at, data in answers}
+        for at, sock in enumerate(socks):
+            self.states["tcp", said.get(at, "waits for more")] += 1
+            sock.close()
+
+    def sealed(self, data):
+        """With a right MAC after all, and a sequence that is new."""
+        data = data[:32] + self.mutator.rng.getrandbits(32).to_bytes(4, "big") + data[36:-16]
+        return data + lm.Secret(KEY).mac(b"report", data)
+
+    def udp(self, worker, inputs):
+        host, _, port = worker.address.rpartition(":")
+        if worker is self.workers[1]:
+            inputs = [self.sealed(data) if number % 2 else data for number, data in enumerate(inputs)]
+        keys = ("malformed", "wrong_key", "replayed", "from_strangers")
+        before = worker.status()["packets"]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind((self.mutator.rng.choice(("127.40.0.1", "127.40.0.2")), 0))
+            for data in inputs:
+                sock.sendto(data[:65000], (host, int(port)))
+        after = worker.status()["packets"]
+        for key in keys:
+            self.states["udp", key] += after[key] - before[key]
+        self.states["udp", "taken, late, or not read in time"] += len(inputs) - sum(after[k] - before[k] for k in keys)
+
+    def unix(self, _, inputs):
+        """In a process of its own, since local slots last as long as that lives; many at once."""
+        reader, writer = os.pipe()
+        inputs = [data.replace(b"of\nit", b"%05d" % self.mutator.rng.randrange(100000)) for data in inputs]
+        child = os.fork()
+        if not child:
+            with contextlib.suppress(BaseException):
+                os.write(writer, json.dumps(self.talk(inputs)).encode())
+            os._exit(0)
+        os.close(writer)
+        with open(reader, "rb") as file:
+            said = file.read()
+        os.waitpid(child, 0)
+        if said:
+            for words in json.loads(said):
+                for word in dict.fromkeys(words):
+                    self.states["unix", word] += 1
+        else:
+            self.rows.append("    # unix: the daemon answers no more")
+
+    def talk(self, inputs):
+        """For each what the daemon said, "closed" and all."""
+        socks, said = [], []
+        for data in inputs:
+            sock = socket.socket(socket.AF_UNIX)
+            sock.settimeout(10)
+            sock.connect(self.submitter.socket)
+            with contextlib.suppress(ConnectionError):
+                sock.sendall(data)
+            socks.append(sock)
+        time.sleep(0.15)                                # whatever comes in this time is what we look at
+        for sock in socks:
+            sock.setblocking(False)
+            text, end = b"", []
+            with contextlib.suppress(BlockingIOError):
+                try:
+                    while not end:
+                        more, fds, _, _ = socket.recv_fds(sock, 1 << 16, 4)
+                        list(map(os.close, fds))
+                        text += more
+                        end = [] if more else ["closed"]
+                except ConnectionError:
+                    end = ["closed"]
+            said.append(re.findall("(WAIT|TURN|FILE|SOCK|LOCL|JSON|NOPE)[0-9a-f]{8}", text.decode("latin-1")) + end)
+        return said
+
+    def bugs(self):
+        return [line for daemon in self.daemons for line in daemon.text().splitlines()
+                if re.search("(?<!de)bug: |Traceback", line)] + [
+                    "%s ended" % daemon.address for daemon in self.daemons if daemon.process.poll() is not None]
+
+    def batch(self, way, count):
+        inputs = [self.mutator.change(self.seeds[way]) for _ in range(count)]
+        worker = self.mutator.rng.choice(self.workers)
+        known = len(self.bugs())
+        getattr(self, way)(worker, inputs)
+        if len(self.bugs()) > known:
+            for data in inputs:                         # which was it?
+                before = len(self.bugs())
+                with contextlib.suppress(OSError):
+                    getattr(self, way)(worker, [data])
+                if len(self.bugs()) > before:
+                    self.rows.append("    (%r, %r),    # %s" % (way, data, self.bugs()[-1]))
+            self.rows += ["    # " + self.bugs()[-1]]
+
+    def run(self, count):
+        """A third of `count` by each way."""
+        for way in ("tcp", "udp", "unix"):
+            for at in range(0, count // 3, self.BATCH):
+                self.batch(way, min(self.BATCH, count // 3 - at))
+                if self.rows:
+                    return
+        self.nothing_left()
+
+    def nothing_left(self):
+        """No slot, descriptor, folder or memory; and real jobs are done as ever."""
+        for daemon, (rss, fds) in zip(self.daemons, self.before):
+            daemon.idle()
+            eventually(lambda daemon=daemon, fds=fds: self.figures(daemon)[1] <= fds, 5)
+            found = self.figures(daemon)
+            print("%s: RSS %d KB before, %d KB after; descriptors %d, %d" % (daemon.address, rss, found[0], fds,
+                                                                             found[1]))
+            if found[1] > fds or found[0] > rss + 24000:
+                self.rows.append("    # leak: %s (RSS KB, descriptors), at first %s" % (found, (rss, fds)))
+        for worker in self.workers:
+            if not eventually(lambda worker=worker: len(worker.areas()) <= 1):
+                self.rows.append("    # folders left: %s" % worker.areas())
+        with Wire(self.workers[0]) as wire:
+            answer = wire.job(ARGV).reply()
+        if answer is None or answer[0].status or answer[1][:4] != b"\x7fELF":
+            self.rows.append("    # no real job is served any more: %r" % (answer,))
+        self.rows += ["    # " + bug for bug in self.bugs()]
+
+
+def fuzz(count=100_000, seed=None):
+    """`count` inputs, a quarter of them to live daemons. Prints what each decoder made of them. Exit status."""
+    seed = random.randrange(1 << 32) if seed is None else seed
+    begun = time.monotonic()
+    inside = InProcess(seed)
+    inside.run(count - count // 4)
+    with LoopbackFarm() as farm:
+        live = LiveFuzz(farm, seed + 1)
+        live.run(count // 4)
+    states = inside.states + live.states
+    for name in dict.fromkeys(name for name, _ in states):
+        rows = sorted(((n, state) for (of, state), n in states.items() if of == name), reverse=True)
+        print("%-22s %s" % (name, ", ".join("%s %d" % (state, n) for n, state in rows[:12])))
+    rows = inside.rows + live.rows
+    print("fuzz: %d inputs, seed %d, %d states, %d failures, %.0f s" % (count, seed, len(states), len(rows),
+                                                                       time.monotonic() - begun))
+    print("\n".join(rows[:20]))
+    return 1 if rows else 0
+
+
+class Fuzzed(unittest.TestCase):
+    """A short one; `make fuzz` is the long one."""
+
+    def test_short(self):
+        self.assertEqual(fuzz(4000, SEED), 0)
+
+    def test_faults_are_told(self):
+        """The rules above are none that nothing can break."""
+        inside = InProcess(1)
+        inside.targets = [("x", [b"abc"], lambda data: 1 // 0), ("y", [b"abc"], InProcess.packet)]
+        inside.run(10)
+        self.assertEqual((len(inside.rows), inside.states["y", "refused"]), (5, 5))
+        self.assertIn("ZeroDivisionError", inside.rows[0])
+        for words in (["-B/x"], ["-O2", "-o"], ["@x"], ["-fplugin=x"]):
+            self.assertTrue(any(map(NEVER_SERVED.match, words)))
+
+
 # ==== Bench: what the client costs, against real distcc in the same run =============================================
 # Ratios of medians or sums, ours and theirs in turn, since the machine's speed drifts. Bounds: DESIGN.md, section 11.
 
@@ -10204,6 +10679,8 @@ def main(words):
         return bench(words[1:])
     if words[:1] == ["farm"]:
         return farm_main(words[1:])
+    if words[:1] == ["fuzz"]:
+        return fuzz(*map(int, words[1:]))
     if words[:1] == ["trees"]:
         return trees_main(words[1:])
     return run_tests(words) if words else run_all()
