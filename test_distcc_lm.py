@@ -9841,6 +9841,260 @@ class Fuzzed(unittest.TestCase):
             self.assertTrue(any(map(NEVER_SERVED.match, words)))
 
 
+# ==== Soak: many small jobs while clients and workers are killed ======================================================
+
+class LightClient:
+    """A client in a process that does many jobs: the real protocol, without the real client's start. It ends with the
+    first job that runs on this box, since such a slot lasts as long as its process, or when it kills itself."""
+
+    def __init__(self, soak, rng):
+        self.soak, self.rng, self.wire, self.doomed = soak, rng, None, None
+
+    def step(self, name):
+        """Where it may be killed."""
+        if name == self.doomed:
+            self.soak.tell(self.number, "killed")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def job(self, number):
+        """The outcome, "remote" or "local"; raises AssertionError for a wrong object."""
+        self.number, name = number, "s%d.c" % (number % len(self.soak.texts))
+        text, expected = self.soak.texts[name]
+        self.doomed = self.rng.choice(("hello", "turn", "socket", "sent", "half", "reply")) if (
+            self.rng.random() < self.soak.KILLED) else None
+        with Client(self.soak.submitter) as client:
+            client.sock.settimeout(60)
+            client.hello(name, remember="soak\n%d\n-O1" % number)
+            self.step("hello")
+            while True:
+                message, fields = client.receive(b"WAIT")
+                if message == b"TURN":
+                    self.step("turn")
+                    if fields[1] == b"1":
+                        client.send(b"IDNT", gcc_identity().hex())
+                    client.send(b"SIZE", len(text), 3, 0)
+                elif message == b"SOCK":
+                    outcome = self.remote(client, name, text, expected)
+                    if outcome:
+                        return outcome
+                else:
+                    assert message == b"LOCL", message
+                    output = "%s/%d.o" % (self.soak.folder, number)
+                    done = run(["gcc", "-O1", "-c", "-x", "cpp-output", name, "-o", output], self.soak.folder)
+                    assert done.code == 0 and contents(output) == expected, done
+                    os.unlink(output)
+                    return "local"
+
+    def remote(self, client, name, text, expected):
+        """Do it over the socket that was passed; None where that failed and was reported."""
+        self.step("socket")
+        begun = time.monotonic()
+        with socket.socket(fileno=os.dup(client.passed[-1])) as sock:
+            sock.setblocking(True)
+            sock.settimeout(60)
+            wire = Wire.__new__(Wire)
+            wire.sock = sock
+            try:
+                data = lm.encode_job([b"gcc", b"-O1", b"-c", os.fsencode(name), b"-o", b"x.o"], len(text)) + text
+                wire.send(data[:len(data) // 2])
+                self.step("half")
+                wire.send(data[len(data) // 2:])
+                self.step("sent")
+                answer = wire.reply()
+                self.step("reply")
+                if answer is None or answer[0].refusal or answer[0].status or len(answer[1]) != answer[0].size:
+                    reason = answer[0].refusal[0] if answer and answer[0].refusal else "closed"
+                    client.send(b"FAIL", reason, "")
+                    return None
+                times = wire.decode(lm.decode_times())
+            except (OSError, EOFError, lm.WireError):
+                client.send(b"FAIL", "closed", "")
+                return None
+        assert answer[1] == expected, "another object"
+        client.send(b"DONE", b"ok", len(data), len(expected), int((time.monotonic() - begun) * 1e3), *times.figures())
+        return "remote"
+
+
+class Soak:
+    """A farm of three daemons under fire."""
+    KILLED = 0.08                       # of the light clients, and of the real ones three times as many
+    REAL_EVERY = 25                     # each so many-th job is one of the real client
+    ROUND = 2000
+    CLIENTS = 10
+    WORKER_KILLS = 4                    # in a round
+
+    def __init__(self, farm, seed):
+        self.farm, self.seed, self.folder = farm, seed, new_folder()
+        options = ("--log-level", "warning", "--slots", "6")
+        self.options = options
+        self.kept, self.victim = farm.worker(*options), farm.worker(*options)
+        self.submitter = farm.submitter(self.kept, self.victim, options=options)
+        self.sources, self.texts = Sources(), {}
+        self.real = [self.sources.make() for _ in range(10)]
+        self.objects = [self.sources.expected(name)[3] for name in self.real]
+        for number in range(24):
+            text = ('# 1 "s%d.c"\n%s' % (number, loops(1 + number % 6))).encode()
+            name = "s%d.c" % number
+            write(self.folder + "/" + name, text)
+            with Wire(self.kept) as wire:
+                answer = wire.job(["gcc", "-O1", "-c", name, "-o", "x.o"], text).reply()
+            assert answer[0].status == 0, answer[0].stderr
+            self.texts[name] = text, answer[1]
+        self.counts, self.told, self.kills, self.compilers_killed = collections.Counter(), {}, 0, 0
+        self.faults, self.results = [], None
+
+    def tell(self, number, outcome):
+        os.write(self.results, b"%d %s\n" % (number, outcome.encode()))
+
+    def real_job(self, rng, number):
+        """By the real client, some of them killed."""
+        at = number // self.REAL_EVERY % len(self.real)
+        output = "o%d.o" % number
+        process = subprocess.Popen([program(), "cc", "gcc", "-c", self.real[at], "-o", output], cwd=self.sources.folder,
+                                   env=environment(self.submitter.socket), stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+        if rng.random() < 3 * self.KILLED:
+            time.sleep(rng.uniform(0, 0.3))
+            os.killpg(process.pid, signal.SIGKILL)
+        text = process.communicate(timeout=90)[0]
+        found = self.sources.object(output)
+        with contextlib.suppress(OSError):
+            os.unlink(self.sources.folder + "/" + output)
+        if process.returncode == -signal.SIGKILL:
+            assert found in (b"", self.objects[at]), "part of an object"
+            return "real, killed"
+        assert process.returncode == 0 and found == self.objects[at] and not text, (process.returncode, text)
+        return "real"
+
+    def work(self, tokens, seed):
+        """A client process: takes numbers of jobs until there are none."""
+        rng = random.Random(seed)
+        light = LightClient(self, rng)
+        while True:
+            token = os.read(tokens, 4)
+            if len(token) < 4:
+                return
+            number = int.from_bytes(token, "big")
+            try:
+                outcome = self.real_job(rng, number) if number % self.REAL_EVERY == 0 else light.job(number)
+            except Exception as error:                  # noqa: BLE001 - to be told by the parent
+                outcome = "LOST: %s: %s" % (type(error).__name__, error)
+            self.tell(number, outcome.replace("\n", " ")[:300])
+            if outcome == "local":
+                return
+
+    def kill_worker(self):
+        """SIGKILL, and another on its address; nothing of it may be left."""
+        address, tmpdir = self.victim.address, self.victim.tmpdir
+        self.victim.close()
+        self.kills += 1
+        if not eventually(lambda: not os.listdir(tmpdir), 5):
+            self.faults.append("left in %s: %s" % (tmpdir, os.listdir(tmpdir)))
+        self.farm.daemons.remove(self.victim)
+        self.victim = self.farm.worker("--listen", address, *self.options)
+
+    def kill_compiler(self, rng):
+        pids = compilers_of(self.kept)
+        if pids:
+            with contextlib.suppress(OSError):
+                os.kill(rng.choice(pids), signal.SIGKILL)
+                self.compilers_killed += 1
+
+    def round(self, first, count, rng):
+        """`count` jobs from number `first` on."""
+        tokens, writer = os.pipe()
+        reader, self.results = os.pipe()
+        os.set_blocking(reader, False)
+        os.write(writer, b"".join(number.to_bytes(4, "big") for number in range(first, first + count)))
+        os.close(writer)
+        children, done, text = set(), set(), b""
+        deadline = time.monotonic() + 60 + count * 0.1
+        events = sorted(rng.sample(range(count // 10, count), self.WORKER_KILLS))
+        shots = list(range(count // 20, count, max(1, count // 20)))
+        while len(done) < count and time.monotonic() < deadline:
+            while len(children) < self.CLIENTS:
+                seed = rng.getrandbits(32)
+                child = os.fork()
+                if not child:
+                    try:
+                        self.work(tokens, seed)
+                    finally:
+                        os._exit(0)
+                children.add(child)
+            select.select([reader], [], [], 0.05)
+            with contextlib.suppress(BlockingIOError):
+                text += os.read(reader, 1 << 16)
+            *lines, text = text.split(b"\n")
+            for line in lines:
+                number, _, outcome = line.decode().partition(" ")
+                if int(number) in done:
+                    self.faults.append("twice: " + line.decode())
+                done.add(int(number))
+                self.counts[outcome if not outcome.startswith("LOST") else "lost"] += 1
+                self.faults += [line.decode()] if outcome.startswith("LOST") else []
+            children -= {pid for pid in children if os.waitpid(pid, os.WNOHANG)[0]}
+            if events and len(done) >= events[0]:
+                events.pop(0)
+                self.kill_worker()
+            if shots and len(done) >= shots[0]:
+                shots.pop(0)
+                self.kill_compiler(rng)
+        if len(done) < count:
+            self.faults.append("%d jobs have no end" % (count - len(done)))
+        for pid in children:
+            os.waitpid(pid, 0)
+        for fd in (tokens, reader, self.results):
+            os.close(fd)
+
+    def figures(self):
+        """[(RSS KB, descriptors)] of the daemons that live on, once all is quiet."""
+        for daemon in (self.submitter, self.kept, self.victim):
+            daemon.idle()
+        if not eventually(lambda: len(self.kept.areas()) <= 1):
+            self.faults.append("folders left: %s" % self.kept.areas())
+        return [LiveFuzz.figures(daemon) for daemon in (self.submitter, self.kept)]
+
+    def run(self, count):
+        rng, rows, at, begun = random.Random(self.seed), [], 0, time.monotonic()
+        while at < count and not self.faults:
+            self.round(at, min(self.ROUND, count - at), rng)
+            at = min(at + self.ROUND, count)
+            rows.append(self.figures())
+            print("%6d jobs, %4.0f s: submitter %d KB, %d descriptors; worker %d KB, %d descriptors" % (
+                at, time.monotonic() - begun, *rows[-1][0], *rows[-1][1]), flush=True)
+        for (rss, fds), (last_rss, last_fds) in zip(rows[0], rows[-1]):
+            if last_rss > rss * 1.1 + 2000 or last_fds > fds:
+                self.faults.append("a leak: %d KB and %d descriptors became %d KB and %d" % (
+                    rss, fds, last_rss, last_fds))
+        if sum(self.counts.values()) != count:
+            self.faults.append("%d jobs ended, not %d" % (sum(self.counts.values()), count))
+
+
+def soak(count=20_000, seed=None):
+    """`count` jobs; each ends once, with the right object, or with its client killed. Exit status."""
+    seed = random.randrange(1 << 32) if seed is None else seed
+    begun = time.monotonic()
+    with LoopbackFarm() as farm:
+        run_ = Soak(farm, seed)
+        run_.run(count)
+        totals = run_.submitter.status()["totals"]
+        print("ends: " + ", ".join("%s %d" % item for item in sorted(run_.counts.items())))
+        print("the submitter counts: remote %d, local %d, fallback %d, cancelled %d" % tuple(
+            totals[key] for key in ("remote", "local", "fallback", "cancelled")))
+        print("soak: %d jobs, seed %d, %d lost, %d workers and %d compilers killed, %d faults, %.0f s" % (
+            count, seed, run_.counts["lost"], run_.kills, run_.compilers_killed, len(run_.faults),
+            time.monotonic() - begun))
+        print("\n".join(run_.faults[:20]))
+    return 1 if run_.faults else 0
+
+
+class Soaked(unittest.TestCase):
+    """A short one; `make soak` is the long one."""
+
+    def test_short(self):
+        self.assertEqual(soak(150, SEED), 0)
+
+
 # ==== Bench: what the client costs, against real distcc in the same run =============================================
 # Ratios of medians or sums, ours and theirs in turn, since the machine's speed drifts. Bounds: DESIGN.md, section 11.
 
@@ -10679,8 +10933,8 @@ def main(words):
         return bench(words[1:])
     if words[:1] == ["farm"]:
         return farm_main(words[1:])
-    if words[:1] == ["fuzz"]:
-        return fuzz(*map(int, words[1:]))
+    if words[:1] in (["fuzz"], ["soak"]):
+        return {"fuzz": fuzz, "soak": soak}[words[0]](*map(int, words[1:]))
     if words[:1] == ["trees"]:
         return trees_main(words[1:])
     return run_tests(words) if words else run_all()
