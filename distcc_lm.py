@@ -186,6 +186,8 @@ CANDIDATES_ALL_MAX = 4              # up to here every host is weighed
 CANDIDATES_ALONE_MAX = 32           # the same where nobody else submits
 CANDIDATES_DRAWN = 3                # stale choice / herds
 CANDIDATE_COST_RATIO = 2.0          # few hosts are used / slow ones make the tail
+FRAMES_KEPT = 50                    # kinds of slot: frames are made anew at every event / memory
+ROSTER_INTERVAL_S = 0.25            # work for nothing / a host that may be tried again is found late
 IDLE_HOST_S = 30.0                  # hosts are tried for nothing / one that has become fast stays unused
 IDLE_HOST_SHARE = 0.02              # of the jobs go to a host unused for so long: likewise
 COST_JITTER = 0.03                  # submitters choose in step / noise
@@ -2220,11 +2222,14 @@ class Statistics:
                 figures.prior_k = known[len(known) // 2]
         return self.hosts[key]
 
-    def work(self, key, size_kb, job_class, source_key):
-        """CPU seconds that a job takes on a host: a + KB * k * m."""
+    def weight(self, size_kb, job_class, source_key):
+        """KB of the mean class that take as long as this job, on any host: KB * m."""
         known = self.sources.recall(source_key)
-        factor = self.classes.factor(job_class) * (known[0] if known else 1.0)
-        return JOB_FIXED_S + size_kb * self.host(key).k() * factor
+        return size_kb * self.classes.factor(job_class) * (known[0] if known else 1.0)
+
+    def work(self, key, weight):
+        """CPU seconds that a job of this weight takes on a host: a + KB * m * k."""
+        return JOB_FIXED_S + weight * self.host(key).k()
 
     def observe(self, key, cores, figures):
         """Learn from a job that ended well; `cores` of the host (0: unknown)."""
@@ -2234,7 +2239,7 @@ class Statistics:
         if figures.predicted_s:
             host.error.add(min(abs(figures.predicted_s - figures.total_s) / max(figures.total_s, 1e-3), 10.0))
         if figures.cpu_s is None:                   # a plain distccd: nobody can tell its load and its speed apart
-            work = self.work(key, figures.size_kb, figures.job_class, figures.source_key)
+            work = self.work(key, self.weight(figures.size_kb, figures.job_class, figures.source_key))
             host.pace.add(clipped(figures.total_s / work, 1.0, RESIDUAL_CLIP ** 2))
             return
         transfer = max(figures.total_s - figures.queue_s - figures.elapsed_s, 0.0)
@@ -2354,6 +2359,39 @@ class FairShare:
         return self.active.get(key, 0), self.recent(key, now)
 
 
+class FairQueue:
+    """Tokens that wait, each under a key. Next is one of the key that comes first by FairShare, the oldest of that."""
+    __slots__ = ("keys", "lines")
+
+    def __init__(self):
+        self.keys = {}                  # token: its key
+        self.lines = {}                 # key: {token: since}, in the order of coming
+
+    def __len__(self):
+        return len(self.keys)
+
+    def __iter__(self):
+        return iter(self.keys)
+
+    def add(self, token_, key, now):
+        self.keys[token_] = key
+        self.lines.setdefault(key, {})[token_] = now
+
+    def remove(self, token_):
+        """(key, since), or None where it does not wait."""
+        key = self.keys.pop(token_, None)
+        if key is None:
+            return None
+        since = self.lines[key].pop(token_)
+        if not self.lines[key]:
+            del self.lines[key]
+        return key, since
+
+    def first(self, fair, now):
+        key = min(self.lines, key=lambda key: fair.rank(key, now))
+        return next(iter(self.lines[key]))
+
+
 class Pool:
     """A number of places, granted fairly by uid: preprocessing turns, or slots for local compiles.
 
@@ -2362,13 +2400,12 @@ class Pool:
 
     def __init__(self):
         self.holders = {}               # token: (uid, since)
-        self.waiting = {}               # token: (uid, since), in the order of coming
-        self.fair = FairShare()
+        self.waiting, self.fair = FairQueue(), FairShare()          # by uid
         self.extra = 0                  # places granted beyond the limit while stalled
         self.moved_at = None            # when a place was last granted or came back
 
     def ask(self, token_, uid, now):
-        self.waiting[token_] = (uid, now)
+        self.waiting.add(token_, uid, now)
 
     def grant(self, limit, now):
         """Tokens that have a place now. `limit` may differ from call to call."""
@@ -2381,8 +2418,8 @@ class Pool:
         if now - self.moved_at >= POOL_STALL_S:
             self.extra += 1
         while self.waiting and len(self.holders) < max(limit, 1) + self.extra:
-            chosen = min(self.waiting, key=lambda t: self.fair.rank(self.waiting[t][0], now))
-            uid, _ = self.waiting.pop(chosen)
+            chosen = self.waiting.first(self.fair, now)
+            uid, _ = self.waiting.remove(chosen)
             self.holders[chosen] = (uid, now)
             self.fair.take(uid)
             self.moved_at = now
@@ -2391,7 +2428,7 @@ class Pool:
 
     def drop(self, token_, now):
         """Give back the place, or stop waiting; tokens that do neither are ignored. Returns seconds held, or None."""
-        self.waiting.pop(token_, None)
+        self.waiting.remove(token_)
         if token_ not in self.holders:
             return None
         uid, since = self.holders.pop(token_)
@@ -2410,14 +2447,6 @@ def capacity(cores, foreign, available_mb, reserve_mb, limit):
     return max(1, min(by_cores, by_memory, limit))
 
 
-class Waiting:
-    """A request parked at a server: who asks, since when, and for which connection."""
-    __slots__ = ("key", "since", "ticket")
-
-    def __init__(self, key, since, ticket):
-        self.key, self.since, self.ticket = key, since, ticket
-
-
 class Admission:
     """The server's slots. A ticket (any object: the connection) holds a slot from admission until its compiler
     ended."""
@@ -2428,8 +2457,7 @@ class Admission:
         self.local_running = 0          # compiles of this box's own clients: they come off the slots
         self.refusal = None             # name of what forbids new jobs: draining, memory, disk
         self.holders = {}               # ticket: (key, since)
-        self.parked = {}                # ticket: Waiting, in the order of coming
-        self.fair = FairShare()
+        self.parked, self.fair = FairQueue(), FairShare()           # by (submitter, uid)
         self.pause_until = 0.0          # no grants before: a user was noticed at the machine
         self.counted = {}               # submitter: highest reservation number given to it
         self.last_reservation = 0
@@ -2454,7 +2482,7 @@ class Admission:
             return "refused", self.refusal
         if self.free(now) > 0 and not self.parked:
             return "granted", self.take(key, ticket, now)
-        self.parked[ticket] = Waiting(key, now, ticket)
+        self.parked.add(ticket, key, now)
         wait = len(self.parked) / max(self.slots, 1) * (self.job_s.value or 1.0)
         return "parked", len(self.parked), wait
 
@@ -2472,13 +2500,13 @@ class Admission:
         """(ticket, reservation, seconds waited) of a parked request that has a slot now, or None."""
         if not self.parked or self.free(now) <= 0:
             return None
-        waiting = min(self.parked.values(), key=lambda w: self.fair.rank(w.key, now))
-        del self.parked[waiting.ticket]
-        return waiting.ticket, self.take(waiting.key, waiting.ticket, now), now - waiting.since
+        ticket = self.parked.first(self.fair, now)
+        key, since = self.parked.remove(ticket)
+        return ticket, self.take(key, ticket, now), now - since
 
     def release(self, ticket, cpu_s, now):
         """The slot is free, or the parked request withdrawn; a ticket that has neither is ignored."""
-        self.parked.pop(ticket, None)
+        self.parked.remove(ticket)
         if ticket in self.holders:
             key, since = self.holders.pop(ticket)
             self.fair.give(key, cpu_s, now)
@@ -2601,6 +2629,7 @@ class Job:
         "uid", "source", "output", "job_class", "remember_key",
         "identity",         # of its compiler; None until known
         "mode", "size_kb", "preprocess_s",
+        "weight",           # as of Statistics.weight(), from when its size is known
         "state",            # queued, preprocess, wait, remote, home (wants a local slot), local, ended
         "since",            # of the state
         "arrived", "lease", "excluded", "tries", "lapses", "predicted_s", "decision", "session", "reason",
@@ -2614,7 +2643,7 @@ class Job:
     def __init__(self, uid, source, output, job_class, remember_key, session, now):
         self.uid, self.source, self.output = uid, source, output
         self.job_class, self.remember_key = job_class, remember_key
-        self.identity, self.mode, self.size_kb, self.preprocess_s = None, MODE_PLAIN, 0, 0.0
+        self.identity, self.mode, self.size_kb, self.preprocess_s, self.weight = None, MODE_PLAIN, 0, 0.0, 0.0
         self.state, self.since, self.arrived = "queued", now, now
         self.lease, self.excluded, self.tries, self.lapses, self.predicted_s = None, set(), 0, 0, None
         self.decision, self.session, self.reason, self.suspect_host, self.compiler_key = None, session, None, None, ""
@@ -2631,7 +2660,12 @@ class Job:
         return self.job_class + mark, self.source_key + mark
 
     def group(self):
+        """Jobs with the same may take each other's slots."""
         return self.uid, self.identity, self.mode, self.own_only
+
+    def kind(self):
+        """What a host must offer."""
+        return self.identity, self.mode, self.own_only
 
 
 class Request:
@@ -2676,30 +2710,39 @@ class Decision:
 
 class Group:
     """Jobs that wait for the same kind of slot, and the requests that stand for them."""
-    __slots__ = ("key", "queue", "requests")
+    __slots__ = ("key", "queue", "kb", "requests", "asking")
 
     def __init__(self, key):
-        self.key = key
-        self.queue = []                     # Jobs in the order of coming
+        self.key = key                      # Job.group()
+        self.queue, self.kb = [], 0         # Jobs in the order of coming, and the sum of their sizes
         self.requests = []                  # Requests asking or parked
+        self.asking = 0                     # how many of them are asking
 
-    def asking(self):
-        return sum(request.state == "asking" for request in self.requests)
+    def kind(self):
+        return self.key[1:]
+
+    def add(self, job, first):
+        self.queue.insert(0 if first else len(self.queue), job)
+        self.kb += job.size_kb
+
+    def remove(self, job):
+        self.queue.remove(job)
+        self.kb -= job.size_kb
 
     def at(self, host):
         return [request for request in self.requests if request.host is host]
 
 
 class Placement:
-    """The arithmetic of a choice: predicted cost of hosts for one job, and the candidates among them."""
+    """The arithmetic of a choice: what a host would cost a job, and whether it has room."""
 
     def __init__(self, statistics, rng):
         self.statistics, self.rng = statistics, rng
 
-    def cost(self, host, job, now):
+    def cost(self, host, job):
         """Predicted seconds until the job's object is here, plus the slowdown that it causes others there."""
         figures = self.statistics.host(host.key)
-        work = self.statistics.work(host.key, job.size_kb, *job.keys())
+        work = JOB_FIXED_S + job.weight * figures.k()
         occupied, slots, cores = host.occupied(), max(host.slots(), 1), max(host.cores(), 1)
         wait = 0.0
         if occupied >= slots:
@@ -2716,12 +2759,25 @@ class Placement:
     def predicted(self, host, job):
         """Seconds from sending to receiving, for the job alone: what the outcome is compared with."""
         figures = self.statistics.host(host.key)
-        work = self.statistics.work(host.key, job.size_kb, *job.keys())
+        work = self.statistics.work(host.key, job.weight)
         if host.kind == "distccd":
             return figures.rtt.value + work * (figures.pace.value or 1.0)
         jobs = max(host.occupied(), 1) + (host.load.foreign if host.load else 0.0)
         slowdown = self.statistics.contention.stretch(jobs, max(host.cores(), 1))
         return figures.rtt.value + job.size_kb * 1.3 / figures.bandwidth() + work * slowdown
+
+    def least(self, hosts, job):
+        """The least cost among these, the wait for a slot included."""
+        return min((self.cost(host, job) for host in hosts), default=float("inf"))
+
+    def weigh(self, hosts, job, now):
+        """[(cost, host)], best first."""
+        low, high = 1 - COST_JITTER, 1 + COST_JITTER
+        rows = [(self.cost(host, job) * self.rng.uniform(low, high), host) for host in hosts]
+        rows.sort(key=lambda row: row[0])
+        if self.rng.random() < IDLE_HOST_SHARE:             # what is known of a host grows old
+            rows.sort(key=lambda row: now - row[1].used_at < IDLE_HOST_S)
+        return rows
 
     def has_room(self, host):
         """Whether a request is likely to be granted at once."""
@@ -2734,20 +2790,132 @@ class Placement:
             limit = min(limit, max(1, host.cores() // 4))
         return host.occupied() < limit
 
-    def weigh(self, hosts, job, alone, now):
-        """[(cost, host)] best first of all `hosts`, or of a few drawn by weight where there are many."""
-        if len(hosts) > (CANDIDATES_ALONE_MAX if alone else CANDIDATES_ALL_MAX):
-            weights = [max(host.slots(), 1) / self.statistics.host(host.key).k() for host in hosts]
-            drawn = set()
-            while len(drawn) < CANDIDATES_DRAWN:
-                drawn.update(self.rng.choices(range(len(hosts)), weights, k=CANDIDATES_DRAWN))
-            hosts = [hosts[i] for i in sorted(drawn)[:CANDIDATES_DRAWN]]
-        low, high = 1 - COST_JITTER, 1 + COST_JITTER
-        rows = [(self.cost(host, job, now) * self.rng.uniform(low, high), host) for host in hosts]
-        rows.sort(key=lambda row: row[0])
-        if self.rng.random() < IDLE_HOST_SHARE:             # what is known of a host grows old
-            rows.sort(key=lambda row: now - row[1].used_at < IDLE_HOST_S)
-        return rows
+    def speed(self, host):
+        """KB per second of all its slots: the weight by which hosts are drawn."""
+        return max(host.slots(), 1) / self.statistics.host(host.key).k()
+
+
+class Frame:
+    """The hosts that offer one kind of slot, as far as was known at `at`: what choices draw from. It may hold some that
+    no longer offer it, so that whoever is drawn is looked at again."""
+    __slots__ = ("kind", "at", "hosts", "totals", "members", "roomy", "shared", "directives")
+
+    def __init__(self, kind, at):
+        self.kind, self.at = kind, at
+        self.hosts, self.totals = [], []    # in no order; running sums of Placement.speed()
+        self.members = set()                # the same hosts
+        self.roomy = {}                     # {host: None}: all that have room, and some that have not
+        self.shared = False                 # others submit to some of them
+        self.directives = None              # whether most can take -fdirectives-only; None: not worked out yet
+
+    def add(self, host, speed):
+        self.hosts.append(host)
+        self.totals.append(speed + (self.totals[-1] if self.totals else 0.0))
+        self.members.add(host)
+        self.roomy[host] = None
+        self.shared = self.shared or host.shared
+
+    def few(self):
+        """Whether all of them can be weighed."""
+        return len(self.hosts) <= (CANDIDATES_ALL_MAX if self.shared else CANDIDATES_ALONE_MAX)
+
+
+class Roster(dict):
+    """{key: Host}, without this box; and a Frame for each kind of slot, so that no event has to look at all hosts."""
+
+    def __init__(self, placement, rng):
+        super().__init__()
+        self.placement, self.rng, self.frames = placement, rng, {}
+
+    def __setitem__(self, key, host):
+        super().__setitem__(key, host)
+        self.welcome(host, host.report_at or 0.0)
+
+    def serves(self, host, kind, now):
+        """Whether this host may get jobs of this kind now, room apart."""
+        identity, mode, own_only = kind
+        return (self.get(host.key) is host and host.usable(now) and not (own_only and host.kind == "distccd")
+                and (identity is None or host.offers(identity, mode)))
+
+    def room_again(self, host):
+        """Whatever lowers Host.occupied() calls this."""
+        for frame in self.frames.values():
+            if host in frame.members:
+                frame.roomy[host] = None
+
+    def welcome(self, host, now):
+        """It is new, or it reports and may offer more than before."""
+        self.room_again(host)
+        for frame in self.frames.values():
+            if host not in frame.members and self.serves(host, frame.kind, now):
+                frame.add(host, self.placement.speed(host))
+
+    def frame(self, kind, now):
+        frame = self.frames.get(kind)
+        if frame is None or now - frame.at > ROSTER_INTERVAL_S:
+            self.frames.pop(kind, None)
+            if len(self.frames) >= FRAMES_KEPT:
+                del self.frames[next(iter(self.frames))]
+            frame = self.frames[kind] = Frame(kind, now)
+            for host in self.values():
+                if self.serves(host, kind, now):
+                    frame.add(host, self.placement.speed(host))
+        return frame
+
+    def any(self, kind, now, excluded=()):
+        """Whether some host serves this kind, full or not."""
+        frame = self.frame(kind, now)
+        if any(host.key not in excluded and self.serves(host, kind, now) for host in frame.hosts):
+            return True
+        if frame.at == now:
+            return False
+        del self.frames[kind]               # it may be out of date
+        return self.any(kind, now, excluded)
+
+    def free(self, frame, host, now):
+        """Whether a host of the frame has room and serves; one that is full leaves the frame's roomy ones."""
+        if not self.placement.has_room(host):
+            frame.roomy.pop(host, None)
+            return False
+        return self.serves(host, frame.kind, now)
+
+    def any_free(self, kind, now, excluded=()):
+        frame = self.frame(kind, now)
+        return any(self.free(frame, host, now) and host.key not in excluded for host in list(frame.roomy))
+
+    def sample(self, frame, now, excluded=()):
+        """Hosts of the frame, full or not: all where they are few, else some drawn by speed."""
+        drawn = frame.hosts if frame.few() else self.rng.choices(
+            frame.hosts, cum_weights=frame.totals, k=2 * CANDIDATES_DRAWN)
+        return [host for host in dict.fromkeys(drawn)
+                if host.key not in excluded and self.serves(host, frame.kind, now)]
+
+    def candidates(self, frame, now, excluded=()):
+        """Hosts with room: all where they are few, else CANDIDATES_DRAWN drawn by speed."""
+        if frame.few() or len(frame.roomy) <= CANDIDATES_ALL_MAX:
+            return [host for host in list(frame.roomy) if self.free(frame, host, now) and host.key not in excluded]
+        found = {}
+        for tries in range(10):
+            if tries < 5:
+                drawn = self.rng.choices(frame.hosts, cum_weights=frame.totals, k=CANDIDATES_DRAWN)
+            else:                           # most of them are full: among those that may not be
+                drawn = self.rng.sample(list(frame.roomy), min(CANDIDATES_DRAWN, len(frame.roomy)))
+            for host in drawn:
+                if host in frame.roomy and self.free(frame, host, now) and host.key not in excluded:
+                    found[host] = None
+            if len(found) >= CANDIDATES_DRAWN:
+                break
+        return list(found)[:CANDIDATES_DRAWN]
+
+    def directives(self, identity, now):
+        """Whether enough of the hosts with this compiler take -fdirectives-only over a link that carries it."""
+        frame = self.frame((identity, MODE_PLAIN, False), now)
+        if frame.directives is None:
+            able = [host for host in frame.hosts if host.load and host.load.capabilities & CAN_DIRECTIVES
+                    and self.placement.statistics.host(host.key).bandwidth() >= DIRECTIVES_BANDWIDTH_KB_S]
+            enough = DIRECTIVES_SHARE * sum(host.slots() for host in frame.hosts)
+            frame.directives = bool(able) and sum(host.slots() for host in able) >= enough
+        return frame.directives
 
 
 class Memory:
@@ -2802,7 +2970,7 @@ class Ledger:
     def __init__(self, statistics, slots, cores, rng):
         self.statistics, self.placement = statistics, Placement(statistics, rng)
         self.slots, self.cores = slots, cores
-        self.hosts = {}                     # key: Host; this box is not among them
+        self.hosts = Roster(self.placement, rng)
         self.jobs = set()                   # from hello to end
         self.groups = {}                    # Job.group(): Group
         self.turns, self.locals, self.fair = Pool(), Pool(), FairShare()
@@ -2824,7 +2992,7 @@ class Ledger:
         if remembered:
             self.note(job, now, "went local before: " + reason_text(remembered))
             self.go_home(job, "remembered", now)
-        elif not self.any_host_for(job, now):
+        elif not self.hosts.any(job.kind(), now):
             self.go_home(job, "no-host", now)
         else:
             self.turns.ask(job, job.uid, now)
@@ -2847,26 +3015,27 @@ class Ledger:
             self.plain_only.remember(job.uid, job.remember_key, "directives-only", now)
             job.mode = mode
         job.size_kb = job.decision.size_kb = size_kb
+        job.weight = self.statistics.weight(size_kb, *job.keys())
         job.preprocess_s = preprocess_s
         self.statistics.preprocess.add(preprocess_s)
         self.queue(job, now)
 
     def queue(self, job, now, first=False):
-        if not self.any_host_for(job, now):
+        if not self.hosts.any(job.kind(), now):
             self.no_host_left(job, now)
             return
         job.enter("wait", now)
         group = self.groups.get(job.group())
         if group is None:
             group = self.groups[job.group()] = Group(job.group())
-        group.queue.insert(0 if first else len(group.queue), job)
+        group.add(job, first)
 
     def no_host_left(self, job, now):
         """Preprocess again in plain -E where that opens hosts to it, else run here."""
         self.leave(job, now)                # while job.group() still names the queue that it is in
         if job.mode == MODE_DIRECTIVES:
             job.mode, job.may_directives = MODE_PLAIN, False
-            if self.any_host_for(job, now):
+            if self.hosts.any(job.kind(), now):
                 job.enter("queued", now)
                 self.turns.ask(job, job.uid, now)
                 return
@@ -2888,7 +3057,7 @@ class Ledger:
         self.locals.drop(job, now)
         group = self.groups.get(job.group())
         if group and job in group.queue:
-            group.queue.remove(job)
+            group.remove(job)
         if job.lease:
             self.end_lease(job, now)
 
@@ -2901,6 +3070,7 @@ class Ledger:
         else:
             host.uncounted -= 1
         host.full = False
+        self.hosts.room_again(host)
         self.fair.give(job.uid, now - lease.since, now)
         return lease
 
@@ -3009,17 +3179,6 @@ class Ledger:
     def note(self, job, now, sentence):
         job.decision.events.append((now - job.decision.at, sentence))
 
-    def hosts_for(self, key, now):
-        """Hosts that may serve a group, full or not."""
-        _, identity, mode, own_only = key
-        return [host for host in self.hosts.values()
-                if host.usable(now) and host.offers(identity, mode) and not (own_only and host.kind == "distccd")]
-
-    def any_host_for(self, job, now):
-        if job.identity is None:
-            return any(host.usable(now) for host in self.hosts.values())
-        return bool(self.hosts_for(job.group(), now))
-
 
 class Scheduler(Ledger):
     """The submitting side's choices: what hosts answer, pump() after every event, tick() as time passes."""
@@ -3052,14 +3211,15 @@ class Scheduler(Ledger):
             return None
         job = fit[0]
         if len(fit) > max(host.slots(), 1) and now - job.arrived < 3 * (self.statistics.remote.value or 1.0):
-            job = max(fit, key=lambda j: self.statistics.work(host.key, j.size_kb, *j.keys()))
-        group.queue.remove(job)
+            job = max(fit, key=lambda j: j.weight)
+        group.remove(job)
         return job
 
     def parked(self, request, now):
         """All slots of that host are taken: stay in its queue, if this group waits there only once."""
         host, group = request.host, self.groups[request.group]
         host.asking -= 1
+        group.asking -= 1
         request.state = "parked"
         host.full = True
         standing = [r for r in group.requests if r.state == "parked"]
@@ -3089,6 +3249,8 @@ class Scheduler(Ledger):
         group.requests.remove(request)
         if request.state == "asking":
             request.host.asking -= 1
+            group.asking -= 1
+            self.hosts.room_again(request.host)
         request.state = "ended"
         return group
 
@@ -3103,6 +3265,7 @@ class Scheduler(Ledger):
         host.load, host.report_at, host.interval_s, host.distrusted = load, now, load.interval_ms / 1e3, None
         host.full = load.waiting > 0             # a new request would park behind those
         host.ended = 0
+        self.hosts.welcome(host, now)
 
     def counted_to(self, host, reservation):
         """The report just taken includes my reservations up to this number."""
@@ -3115,7 +3278,7 @@ class Scheduler(Ledger):
         pending = [group for group in list(self.groups.values()) if self.may_ask(group, now)]
         while pending:                      # one question at a time, each for the user who has and asks for least
             group = min(pending, key=lambda g: self.rank(g.key[0], now))
-            if group.asking() >= len(group.queue) or not self.ask_one(group, now):
+            if group.asking >= len(group.queue) or not self.ask_one(group, now):
                 pending.remove(group)
         self.offer_local(now)
         if self.texts_held() < TEXTS_HELD_MAX:
@@ -3129,12 +3292,13 @@ class Scheduler(Ledger):
 
     def texts_held(self):
         """Preprocessed texts that wait for a host; TEXTS_HELD_MAX of them when their size is at its limit."""
-        waiting = [job for group in self.groups.values() for job in group.queue]
-        return TEXTS_HELD_MAX if sum(job.size_kb for job in waiting) > TEXTS_HELD_MAX_KB else len(waiting)
+        if sum(group.kb for group in self.groups.values()) > TEXTS_HELD_MAX_KB:
+            return TEXTS_HELD_MAX
+        return sum(len(group.queue) for group in self.groups.values())
 
     def rank(self, uid, now):
         active, recent = self.fair.rank(uid, now)
-        return active + sum(group.asking() for group in self.groups.values() if group.key[0] == uid), recent
+        return active + sum(group.asking for group in self.groups.values() if group.key[0] == uid), recent
 
     def may_ask(self, group, now):
         """Whether hosts may be asked for this group. If there are none its jobs go elsewhere; an empty group goes."""
@@ -3143,7 +3307,7 @@ class Scheduler(Ledger):
                 self.withdraw(request)
             del self.groups[group.key]
             return False
-        if not self.hosts_for(group.key, now):
+        if not self.hosts.any(group.kind(), now):
             for job in list(group.queue):
                 self.no_host_left(job, now)
             return False
@@ -3151,35 +3315,34 @@ class Scheduler(Ledger):
 
     def ask_one(self, group, now):
         """Ask the best host with room for a slot, or park where all are full. False when nothing is left to ask."""
-        job = group.queue[min(group.asking(), len(group.queue) - 1)]
-        hosts = [host for host in self.hosts_for(group.key, now) if host.key not in job.excluded]
-        if not hosts:
+        job = group.queue[min(group.asking, len(group.queue) - 1)]
+        if job.excluded and not self.hosts.any(group.kind(), now, job.excluded):
             self.excluded_everywhere(job, now)
             return bool(group.queue)
-        with_room = [host for host in hosts if self.placement.has_room(host)]
-        alone = not any(host.shared for host in hosts)
-        rows = self.placement.weigh(with_room, job, alone, now)
-        most = CANDIDATE_COST_RATIO * self.least_cost(hosts, job, now)      # a slow box must not make the tail
-        rows, remark = [row for row in rows if row[0] <= most], ""
+        frame = self.hosts.frame(group.kind(), now)
+        free = self.hosts.candidates(frame, now, job.excluded)
+        rows, remark = self.placement.weigh(free, job, now), ""
+        others = [host for host in self.hosts.sample(frame, now, job.excluded) if host not in free]
+        best = min(self.placement.least(others, job), rows[0][0] if rows else float("inf"))
+        rows = [row for row in rows if row[0] <= CANDIDATE_COST_RATIO * best]   # a slow box must not make the tail
         if not rows:
             if len(group.requests) >= min(PARKED_MAX, len(group.queue)):
                 return False
-            full = [host for host in hosts if host.kind == "peer" and not host.failures and not group.at(host)
-                    and host not in with_room]
-            rows, remark = self.placement.weigh(full, job, alone, now), "full"
+            full = [host for host in others if host.kind == "peer" and not host.failures and not group.at(host)
+                    and not self.placement.has_room(host)]
+            rows, remark = self.placement.weigh(full, job, now), "full"
         job.decision.candidates = [(host.name, cost, remark) for cost, host in rows[:8]]
         if not rows:
             return False
-        host = rows[0][1]
-        request = Request(host, group.key, job.size_kb, job.job_class, now)
-        host.asking += 1
-        group.requests.append(request)
-        self.actions.append(("ask", request))
+        self.ask(group, rows[0][1], job, now)
         return True
 
-    def least_cost(self, hosts, job, now):
-        """The least cost including the wait, over a bounded number of hosts."""
-        return min(self.placement.cost(host, job, now) for host in hosts[:CANDIDATES_ALONE_MAX])
+    def ask(self, group, host, job, now):
+        request = Request(host, group.key, job.size_kb, job.job_class, now)
+        host.asking += 1
+        group.asking += 1
+        group.requests.append(request)
+        self.actions.append(("ask", request))
 
     def excluded_everywhere(self, job, now):
         job.tries = max(job.tries, 1)
@@ -3190,16 +3353,11 @@ class Scheduler(Ledger):
         bears it, and where most of the farm can take it over a link that carries it."""
         if not job.may_directives or self.plain_only.recall(job.uid, job.remember_key, now):
             return MODE_PLAIN
-        hosts = [host for host in self.hosts.values() if host.usable(now) and (
-            job.identity is None or host.offers(job.identity, MODE_PLAIN))]
-        able = [host for host in hosts if host.load and host.load.capabilities & CAN_DIRECTIVES
-                and self.statistics.host(host.key).bandwidth() >= DIRECTIVES_BANDWIDTH_KB_S]
-        enough = sum(host.slots() for host in able) >= DIRECTIVES_SHARE * sum(host.slots() for host in hosts)
-        return MODE_DIRECTIVES if able and enough else MODE_PLAIN
+        return MODE_DIRECTIVES if self.hosts.directives(job.identity, now) else MODE_PLAIN
 
     def local_room(self):
         """Cores of this box that neither its users, nor local compiles, nor preprocessing, nor other daemons need."""
-        remote = sum(len(host.leases) for host in self.hosts.values())
+        remote = sum(self.fair.active.values())
         pre, whole = self.statistics.preprocess.value, self.statistics.remote.value
         demand = max(len(self.turns.holders) + len(self.turns.waiting), remote * pre / whole if whole else 1)
         busy = len(self.locals.holders) + len(self.locals.waiting) + self.kin_running
@@ -3208,21 +3366,22 @@ class Scheduler(Ledger):
     def offer_local(self, now):
         """This box as one more host: for jobs that no host has room for, where it is done sooner than waiting for
         one."""
-        waiting = [job for group in self.groups.values() for job in group.queue[group.asking():]]
+        if self.local_room() < 1:
+            return
+        waiting = [job for group in self.groups.values() for job in group.queue[group.asking:][-4:]]
         for job in waiting[:-5:-1]:
             if self.local_room() < 1:
                 return
-            hosts = [host for host in self.hosts_for(job.group(), now) if host.key not in job.excluded]
-            if any(self.placement.has_room(host) for host in hosts):
+            if self.hosts.any_free(job.kind(), now, job.excluded):
                 continue
             figures = self.statistics.host("local")
-            work = self.statistics.work("local", job.size_kb, *job.keys())
             jobs = len(self.locals.holders) + self.kin_running + 1
+            work = self.statistics.work("local", job.weight)
             here = work * self.statistics.contention.stretch(jobs, self.cores) + job.preprocess_s
-            there = self.least_cost(hosts, job, now) if hosts else here + 1
+            hosts = self.hosts.sample(self.hosts.frame(job.kind(), now), now, job.excluded)
             others = [row for row in job.decision.candidates if row[0] != "this box"]
             job.decision.candidates = others + [("this box", here, "%d samples" % figures.samples)]
-            if here < there:
+            if here < self.placement.least(hosts, job):
                 self.go_home(job, "local-is-faster", now)
 
     def tick(self, now):
@@ -3260,13 +3419,16 @@ class Scheduler(Ledger):
         assert all(job.state == "remote" for job in remote), "a lease with a job that is not remote"
         for group in self.groups.values():
             assert all(job.group() == group.key for job in group.queue), "a job in another group's queue"
+            assert group.kb == sum(job.size_kb for job in group.queue), "the sizes of a group do not add up"
+            asking = sum(request.state == "asking" for request in group.requests)
+            assert group.asking == asking, "a group asks %d times, not %d" % (asking, group.asking)
         queued = sum(len(group.queue) for group in self.groups.values())
         waiting = sum(job.state == "wait" for job in self.jobs)
         assert queued == waiting, "%d jobs queued but %d wait" % (queued, waiting)
         assert len(self.locals.holders) == sum(job.state == "local" for job in self.jobs), "local slots leak"
+        asking = collections.Counter(r.host for g in self.groups.values() for r in g.requests if r.state == "asking")
         for host in self.hosts.values():
-            asking = sum(r.state == "asking" for g in self.groups.values() for r in g.requests if r.host is host)
-            assert host.asking == asking, "%s: %d asked for, %d requests" % (host.name, host.asking, asking)
+            assert host.asking == asking[host], "%s: %d asked for, %d requests" % (host.name, host.asking, asking[host])
 
 
 # ==== 7. Job server =================================================================================================
