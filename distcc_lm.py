@@ -2091,15 +2091,15 @@ class Mean:
 
 class Contention:
     """E/C, elapsed over CPU time, by jobs per core, in buckets; shrunk to the prior. Pooled over all hosts."""
-    EDGES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)           # upper edges of jobs per core; one bucket more above
+    BUCKETS = 7                         # to a quarter of a job per core, a half, and so on; the last is open above
     __slots__ = ("sums", "counts")
 
     def __init__(self):
-        self.sums = [0.0] * (len(self.EDGES) + 1)
-        self.counts = [0.0] * (len(self.EDGES) + 1)
+        self.sums = [0.0] * self.BUCKETS
+        self.counts = [0.0] * self.BUCKETS
 
     def bucket(self, share):
-        return sum(share > edge for edge in self.EDGES)
+        return min(max(math.ceil(share * 4) - 1, 0), self.BUCKETS - 1)
 
     def observe(self, jobs, cores, ratio):
         i = self.bucket(jobs / max(cores, 1))
@@ -2388,8 +2388,9 @@ class FairQueue:
         return key, since
 
     def first(self, fair, now):
-        key = min(self.lines, key=lambda key: fair.rank(key, now))
-        return next(iter(self.lines[key]))
+        lines = self.lines
+        key = next(iter(lines)) if len(lines) == 1 else min(lines, key=lambda key: fair.rank(key, now))
+        return next(iter(lines[key]))
 
 
 class Pool:
@@ -2410,14 +2411,14 @@ class Pool:
     def grant(self, limit, now):
         """Tokens that have a place now. `limit` may differ from call to call."""
         granted = []
-        if not self.waiting:
+        if not self.waiting.keys:
             self.extra = 0
             return granted
         if self.moved_at is None or not self.holders:
             self.moved_at = now
         if now - self.moved_at >= POOL_STALL_S:
             self.extra += 1
-        while self.waiting and len(self.holders) < max(limit, 1) + self.extra:
+        while self.waiting.keys and len(self.holders) < max(limit, 1) + self.extra:
             chosen = self.waiting.first(self.fair, now)
             uid, _ = self.waiting.remove(chosen)
             self.holders[chosen] = (uid, now)
@@ -2524,7 +2525,7 @@ class Host:
         "address",          # resolved address, "" until then
         "listed_slots",     # of a plain distccd; jobs at once
         "load",             # last Load, None before the first and for distccd
-        "report_at", "interval_s",
+        "report_at", "patience_s",      # of that report; how long after it the host counts as silent
         "leases",           # set of Lease: mine, granted and not yet ended
         "asking",           # requests without an answer yet
         "uncounted",        # my leases that the last report does not count yet
@@ -2545,7 +2546,7 @@ class Host:
     def __init__(self, key, name, kind, endpoint=None, listed_slots=0):
         self.key, self.name, self.kind, self.endpoint, self.listed_slots = key, name, kind, endpoint, listed_slots
         self.address = endpoint[0] if endpoint else ""
-        self.load, self.report_at, self.interval_s = None, None, REPORT_INTERVAL_S
+        self.load, self.report_at, self.patience_s = None, None, PEER_TIMEOUT_S
         self.leases, self.asking, self.uncounted, self.ended, self.full = set(), 0, 0, 0, False
         self.failures, self.failure, self.retry_at, self.bad_files = 0, None, 0.0, set()
         self.counters = dict.fromkeys(("ok", "failed", "refused", "cancelled"), 0)
@@ -2565,8 +2566,7 @@ class Host:
     def silent(self, now):
         if self.kind != "peer":
             return False
-        limit = max(PEER_TIMEOUT_S, PEER_TIMEOUT_INTERVALS * self.interval_s)
-        return self.report_at is None or now - self.report_at > limit
+        return self.report_at is None or now - self.report_at > self.patience_s
 
     def state(self, now):
         """(state, reason) as in `status`: up, busy, draining, suspect or down."""
@@ -2741,19 +2741,19 @@ class Placement:
 
     def cost(self, host, job):
         """Predicted seconds until the job's object is here, plus the slowdown that it causes others there."""
-        figures = self.statistics.host(host.key)
+        figures, load = self.statistics.host(host.key), host.load
         work = JOB_FIXED_S + job.weight * figures.k()
-        occupied, slots, cores = host.occupied(), max(host.slots(), 1), max(host.cores(), 1)
-        wait = 0.0
+        occupied, slots, wait = host.occupied(), host.slots() or 1, 0.0
         if occupied >= slots:
             wait = (occupied - slots + 1) / slots * (figures.job_s.value or work)
             occupied = slots - 1
         if host.kind == "distccd":              # reports neither load nor times: as its jobs went before
             return figures.rtt.value + wait + work * (figures.pace.value or 1.0)
-        foreign = host.load.foreign if host.load else 0.0
-        stretch = self.statistics.contention.stretch
-        alone, beside = stretch(occupied + foreign + 1, cores), stretch(occupied + foreign, cores)
-        slowdown = alone + occupied * max(alone - beside, 0.0)
+        alone = self.statistics.contention.stretch(occupied + load.foreign + 1, load.cores)
+        slowdown = alone
+        if occupied:
+            beside = self.statistics.contention.stretch(occupied + load.foreign, load.cores)
+            slowdown += occupied * max(alone - beside, 0.0)
         return figures.rtt.value + job.size_kb * 1.3 / figures.bandwidth() + wait + work * slowdown
 
     def predicted(self, host, job):
@@ -2886,7 +2886,7 @@ class Roster(dict):
     def sample(self, frame, now, excluded=()):
         """Hosts of the frame, full or not: all where they are few, else some drawn by speed."""
         drawn = frame.hosts if frame.few() else self.rng.choices(
-            frame.hosts, cum_weights=frame.totals, k=2 * CANDIDATES_DRAWN)
+            frame.hosts, cum_weights=frame.totals, k=CANDIDATES_DRAWN)
         return [host for host in dict.fromkeys(drawn)
                 if host.key not in excluded and self.serves(host, frame.kind, now)]
 
@@ -3262,7 +3262,8 @@ class Scheduler(Ledger):
         if restarted or host.silent(now):           # back again, and with it a clean slate
             host.misfits.clear()
             host.recovers()
-        host.load, host.report_at, host.interval_s, host.distrusted = load, now, load.interval_ms / 1e3, None
+        host.load, host.report_at, host.distrusted = load, now, None
+        host.patience_s = max(PEER_TIMEOUT_S, PEER_TIMEOUT_INTERVALS * load.interval_ms / 1e3)
         host.full = load.waiting > 0             # a new request would park behind those
         host.ended = 0
         self.hosts.welcome(host, now)
@@ -3277,11 +3278,11 @@ class Scheduler(Ledger):
         """Grant turns, ask hosts, offer this box's own slots. Everything that may have become possible is done."""
         pending = [group for group in list(self.groups.values()) if self.may_ask(group, now)]
         while pending:                      # one question at a time, each for the user who has and asks for least
-            group = min(pending, key=lambda g: self.rank(g.key[0], now))
+            group = pending[0] if len(pending) == 1 else min(pending, key=lambda g: self.rank(g.key[0], now))
             if group.asking >= len(group.queue) or not self.ask_one(group, now):
                 pending.remove(group)
         self.offer_local(now)
-        if self.texts_held() < TEXTS_HELD_MAX:
+        if self.turns.waiting.keys and self.texts_held() < TEXTS_HELD_MAX:
             for job in self.turns.grant(self.cores, now):
                 job.mode = self.choose_mode(job, now)
                 job.enter("preprocess", now)
@@ -3366,8 +3367,6 @@ class Scheduler(Ledger):
     def offer_local(self, now):
         """This box as one more host: for jobs that no host has room for, where it is done sooner than waiting for
         one."""
-        if self.local_room() < 1:
-            return
         waiting = [job for group in self.groups.values() for job in group.queue[group.asking:][-4:]]
         for job in waiting[:-5:-1]:
             if self.local_room() < 1:
@@ -5698,7 +5697,7 @@ class Session:
             self.answered = False
             self.dispatch(name, fields)
             self.hub.loop.settle()
-            if self.job and self.job.state in ("queued", "wait", "home") and not self.answered:
+            if name == b"HELO" and self.job and not self.answered:
                 self.send(b"WAIT", self.job.state)
 
     def dispatch(self, name, fields):

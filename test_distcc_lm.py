@@ -10286,17 +10286,17 @@ def bench_leases(known=1000, together=64):
                 submitter.until(lambda s, wanted=wanted: len(s["hosts"]) == 1 + wanted)
         clients = LeaseClients(submitter.socket, together)
         clients.run(2)
-        before = cpu_seconds(submitter.pid)
-        rate = clients.run(5)
-        used = (cpu_seconds(submitter.pid) - before) / 5
-        status = submitter.status()
-        busy = sum(host["jobs"]["ok"] > 0 for host in status["hosts"] if host["kind"] == "peer")
-        print("leases: %.0f a second (bound 2500), %d clients, %d hosts known, %d used; daemon's CPU %.0f us each" % (
-            rate, together, known, busy, used / rate * 1e6), flush=True)
+        groups = [submitter.pid], [daemon.pid for daemon in farm.daemons[:2]], ["self"]
+        before = [sum(map(cpu_seconds, group)) for group in groups]
+        leases = 6 * clients.run(6)
+        used = [(sum(map(cpu_seconds, group)) - old) / leases * 1e6 for group, old in zip(groups, before)]
+        busy = sum(host["jobs"]["ok"] > 0 for host in submitter.status()["hosts"] if host["kind"] == "peer")
+        print("leases: %.0f a second (bound 2500), %d clients, %d hosts known, %d used; CPU each: daemon %.0f us, "
+              "servers %.0f, clients %.0f" % (leases / 6, together, known, busy, *used), flush=True)
 
 
 def cpu_seconds(pid):
-    with open("/proc/%d/stat" % pid) as file:
+    with open("/proc/%s/stat" % pid) as file:
         fields = file.read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
