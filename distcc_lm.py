@@ -196,6 +196,10 @@ CAPACITY_INTERVAL_S = 0.25          # work for nothing / stale slots
 GRANT_PAUSE_S = 0.25                # no new jobs for so long after a user was noticed
 SLOTS_PER_CORE = 1.25               # cores idle while jobs are sent / overload
 MEMORY_PER_JOB_MB = 512             # until more is learnt: paging / idle cores
+MEMORY_JOBS_KEPT = 40               # of each class, to learn its need: jumpy / slow to learn
+MEMORY_PRIOR_JOBS = 8               # few small jobs open many slots / that takes longer
+MEMORY_LEAST_MB = 100               # for any job: too many at once / idle cores
+MEMORY_STEP = 1.5                   # a job's next try: it may fail again / it finds no host
 DISK_RESERVE_MB = 64                # jobs fail for want of disk / hosts refuse early
 SUSPEND_GAP_S = 2.0                 # a gap in the loop from here on forgives the age of reports
 KB_PRIOR = 2000                     # weight of the prior speed: jumpy / slow to learn
@@ -281,6 +285,7 @@ REASONS = {name: Reason(name, text) for name, text in (
     ("stalled", "the host stopped in the middle"),
     ("garbage", "the host's answer makes no sense"),
     ("killed", "the compiler was killed there"),
+    ("out-of-memory", "the compiler ran out of memory there"),
     # why a distributable job ran locally
     ("no-daemon", "no daemon answers on this box"),
     ("no-host", "no host is up that offers this compiler"),
@@ -2157,21 +2162,47 @@ class Sources:
             self.rows.pop(next(iter(self.rows)))
 
 
+def memory_step(mb):
+    """The least of 101, 151, 227, 341, 512, 768 .. MB that is enough: jobs of one step take each other's slots."""
+    steps = math.ceil(math.log(max(mb, MEMORY_LEAST_MB) / MEMORY_PER_JOB_MB, MEMORY_STEP) - 1e-9)
+    return int(MEMORY_PER_JOB_MB * MEMORY_STEP ** steps)
+
+
+class PeakMemory:
+    """Memory that a compiler needs, by job class: what nine of the last ten jobs did with."""
+    __slots__ = ("rows",)
+    SERVED = ""                         # the class under which a server counts all that it ran
+
+    def __init__(self):
+        self.rows = {}                  # class: peaks of its last jobs in MB, the oldest first
+
+    def observe(self, job_class, peak_mb):
+        row = self.rows.pop(job_class, [])
+        self.rows[job_class] = row[-MEMORY_JOBS_KEPT + 1:] + [peak_mb]
+        if len(self.rows) > Classes.MOST:
+            self.rows.pop(next(iter(self.rows)))
+
+    def need_mb(self, job_class):
+        row = self.rows.get(job_class, [])
+        known = sorted(row + [MEMORY_PER_JOB_MB] * (MEMORY_PRIOR_JOBS - len(row)))
+        return memory_step(known[len(known) * 9 // 10])
+
+
 class JobFigures:
     """What is known when a job has ended well. Seconds and KB; cpu, elapsed, queue are None from a plain distccd."""
     __slots__ = ("size_kb", "job_class", "source_key", "total_s", "queue_s", "elapsed_s", "cpu_s", "concurrency",
-                 "wire_kb", "predicted_s")
+                 "peak_mb", "wire_kb", "predicted_s")
 
     def __init__(self, size_kb, job_class, source_key, total_s, wire_kb, predicted_s):
         self.size_kb, self.job_class, self.source_key = size_kb, job_class, source_key
         self.total_s, self.wire_kb, self.predicted_s = total_s, wire_kb, predicted_s
         self.queue_s = self.elapsed_s = self.cpu_s = None
-        self.concurrency = 1.0
+        self.concurrency, self.peak_mb = 1.0, 0
 
     def timed(self, times):
         """Take a server's Times."""
         self.queue_s, self.elapsed_s, self.cpu_s = times.queue_ms / 1e3, times.elapsed_ms / 1e3, times.cpu_ms / 1e3
-        self.concurrency = times.concurrency
+        self.concurrency, self.peak_mb = times.concurrency, times.peak_kb >> 10
         return self
 
 
@@ -2210,7 +2241,7 @@ class Statistics:
 
     def __init__(self):
         self.hosts = {}                             # key of a host: HostFigures
-        self.contention, self.classes, self.sources = Contention(), Classes(), Sources()
+        self.contention, self.classes, self.sources, self.memory = Contention(), Classes(), Sources(), PeakMemory()
         self.preprocess = Mean()                    # seconds of preprocessing per job on this box
         self.remote = Mean()                        # seconds of a remote job as a whole
 
@@ -2243,6 +2274,7 @@ class Statistics:
             host.pace.add(clipped(figures.total_s / work, 1.0, RESIDUAL_CLIP ** 2))
             return
         transfer = max(figures.total_s - figures.queue_s - figures.elapsed_s, 0.0)
+        self.memory.observe(figures.job_class, figures.peak_mb)
         host.queue.add(figures.queue_s)
         host.compile.add(figures.elapsed_s)
         host.transfer.add(transfer)
@@ -2292,6 +2324,7 @@ class Statistics:
             "contention": [self.contention.sums, self.contention.counts],
             "classes": self.classes.logs,
             "sources": self.sources.rows,
+            "memory": self.memory.rows,
         }
 
     @classmethod
@@ -2316,6 +2349,8 @@ class Statistics:
                                 for name, (log, jobs) in list(data["classes"].items())[:Classes.MOST]}
             new.sources.rows = {str(key): (checked_number(factor, 1 / 64, 64), checked_number(size))
                                 for key, (factor, size) in list(data["sources"].items())[:SOURCES_REMEMBERED]}
+            new.memory.rows = {str(name): [checked_number(mb) for mb in row[-MEMORY_JOBS_KEPT:]]
+                               for name, row in list(data["memory"].items())[:Classes.MOST]}
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError("no state of this program: %s" % error) from None
         return new
@@ -2441,24 +2476,37 @@ class Pool:
 
 # ---- the serving side
 
-def capacity(cores, foreign, available_mb, reserve_mb, limit):
+def capacity(cores, foreign, by_memory, limit):
     """Slots of a server now; at least 1 (what forbids any job at all is refused by name, not by capacity)."""
     by_cores = math.ceil(SLOTS_PER_CORE * max(cores - foreign, 0.0))
-    by_memory = int((available_mb - reserve_mb) / MEMORY_PER_JOB_MB)
     return max(1, min(by_cores, by_memory, limit))
+
+
+class Holder:
+    """Who has a slot: (submitter, uid), since when, and the memory it may come to need."""
+    __slots__ = ("key", "since", "memory_mb")
+
+    def __init__(self, key, since, memory_mb):
+        self.key, self.since, self.memory_mb = key, since, memory_mb
+
+    def unseen_mb(self, job_s, now):
+        """What it has not taken yet of that: a compile grows all its life, which is job_s long, or so."""
+        return self.memory_mb * max(0.0, 1 - (now - self.since) / max(job_s, 0.1))
 
 
 class Admission:
     """The server's slots. A ticket (any object: the connection) holds a slot from admission until its compiler
     ended."""
 
-    def __init__(self, limit):
-        self.limit = limit              # --slots
+    def __init__(self, limit, memory):
+        self.limit, self.memory = limit, memory                     # --slots; PeakMemory
         self.slots = 1                  # as of the last measure()
         self.local_running = 0          # compiles of this box's own clients: they come off the slots
         self.refusal = None             # name of what forbids new jobs: draining, memory, disk
-        self.holders = {}               # ticket: (key, since)
+        self.holders = {}               # ticket: Holder
+        self.free_mb = float("inf")     # memory that is free and promised to nobody
         self.parked, self.fair = FairQueue(), FairShare()           # by (submitter, uid)
+        self.needs = {}                 # parked ticket: memory that it may come to need, in MB
         self.pause_until = 0.0          # no grants before: a user was noticed at the machine
         self.counted = {}               # submitter: highest reservation number given to it
         self.last_reservation = 0
@@ -2467,28 +2515,43 @@ class Admission:
 
     def measure(self, cores, foreign, available_mb, reserve_mb, refusal, now):
         """Take in what the box says of itself; `refusal` None where nothing forbids jobs."""
-        slots = capacity(cores, foreign, available_mb, reserve_mb, self.limit)
+        promised = sum(holder.unseen_mb(self.job_s.value, now) for holder in self.holders.values())
+        self.free_mb = available_mb - reserve_mb - promised
+        more = max(0, int(self.free_mb / self.usual_mb()))
+        slots = capacity(cores, foreign, len(self.holders) + more, self.limit)
         if slots < self.slots and foreign > self.foreign + 0.5:
             self.pause_until = now + GRANT_PAUSE_S
         self.slots, self.refusal, self.foreign = slots, refusal, foreign
+
+    def usual_mb(self):
+        """Memory of a job of which nothing is known."""
+        return self.memory.need_mb(PeakMemory.SERVED)
+
+    def fits(self, memory_mb):
+        """Whether there is memory for one more job; alone it may start in any case."""
+        return memory_mb <= self.free_mb or not self.holders
 
     def free(self, now):
         if self.refusal or now < self.pause_until:
             return 0
         return max(self.slots - self.local_running, 1) - len(self.holders)
 
-    def request(self, key, ticket, now):
+    def request(self, key, ticket, memory_mb, now):
         """("granted", reservation), ("parked", position, estimated wait in s) or ("refused", name)."""
         if self.refusal:
             return "refused", self.refusal
-        if self.free(now) > 0 and not self.parked:
-            return "granted", self.take(key, ticket, now)
+        if not self.holders and memory_mb > max(self.free_mb, MEMORY_PER_JOB_MB):   # nobody's end would change that
+            return "refused", "memory"
+        if self.free(now) > 0 and not self.parked.keys and self.fits(memory_mb):
+            return "granted", self.take(key, ticket, memory_mb, now)
         self.parked.add(ticket, key, now)
+        self.needs[ticket] = memory_mb
         wait = len(self.parked) / max(self.slots, 1) * (self.job_s.value or 1.0)
         return "parked", len(self.parked), wait
 
-    def take(self, key, ticket, now):
-        self.holders[ticket] = (key, now)
+    def take(self, key, ticket, memory_mb, now):
+        self.holders[ticket] = Holder(key, now, memory_mb)
+        self.free_mb -= memory_mb
         self.fair.take(key)
         self.last_reservation += 1
         self.counted.pop(key[0], None)
@@ -2498,21 +2561,26 @@ class Admission:
         return self.last_reservation
 
     def next_granted(self, now):
-        """(ticket, reservation, seconds waited) of a parked request that has a slot now, or None."""
-        if not self.parked or self.free(now) <= 0:
+        """(ticket, reservation, seconds waited) of a parked request that has a slot now, or None. Where it needs more
+        memory than is free the others wait with it, or it might wait for ever."""
+        if not self.parked.keys or self.free(now) <= 0:
             return None
         ticket = self.parked.first(self.fair, now)
+        if not self.fits(self.needs[ticket]):
+            return None
         key, since = self.parked.remove(ticket)
-        return ticket, self.take(key, ticket, now), now - since
+        return ticket, self.take(key, ticket, self.needs.pop(ticket), now), now - since
 
     def release(self, ticket, cpu_s, now):
         """The slot is free, or the parked request withdrawn; a ticket that has neither is ignored."""
-        self.parked.remove(ticket)
-        if ticket in self.holders:
-            key, since = self.holders.pop(ticket)
-            self.fair.give(key, cpu_s, now)
+        if self.parked.remove(ticket):
+            del self.needs[ticket]
+        holder = self.holders.pop(ticket, None)
+        if holder:
+            self.free_mb += holder.unseen_mb(self.job_s.value, now)
+            self.fair.give(holder.key, cpu_s, now)
             if cpu_s:
-                self.job_s.add(now - since)
+                self.job_s.add(now - holder.since)
 
 
 # ---- the submitting side
@@ -2562,6 +2630,10 @@ class Host:
         """Jobs there as far as can be known: reported, corrected by what the report cannot count yet, or asked for."""
         reported = self.load.running + self.uncounted - self.ended if self.load else 0
         return max(reported, len(self.leases)) + self.asking
+
+    def has_memory(self, mb):
+        """As far as can be known: of a plain distccd nothing is, and all are taken to have what most jobs need."""
+        return mb <= MEMORY_PER_JOB_MB or not self.load or self.load.memory_mb >= mb
 
     def silent(self, now):
         if self.kind != "peer":
@@ -2629,6 +2701,7 @@ class Job:
         "uid", "source", "output", "job_class", "remember_key",
         "identity",         # of its compiler; None until known
         "mode", "size_kb", "preprocess_s",
+        "memory_mb",        # that its compiler may need
         "weight",           # as of Statistics.weight(), from when its size is known
         "state",            # queued, preprocess, wait, remote, home (wants a local slot), local, ended
         "since",            # of the state
@@ -2643,7 +2716,8 @@ class Job:
     def __init__(self, uid, source, output, job_class, remember_key, session, now):
         self.uid, self.source, self.output = uid, source, output
         self.job_class, self.remember_key = job_class, remember_key
-        self.identity, self.mode, self.size_kb, self.preprocess_s, self.weight = None, MODE_PLAIN, 0, 0.0, 0.0
+        self.identity, self.mode, self.size_kb, self.preprocess_s = None, MODE_PLAIN, 0, 0.0
+        self.weight, self.memory_mb = 0.0, MEMORY_PER_JOB_MB
         self.state, self.since, self.arrived = "queued", now, now
         self.lease, self.excluded, self.tries, self.lapses, self.predicted_s = None, set(), 0, 0, None
         self.decision, self.session, self.reason, self.suspect_host, self.compiler_key = None, session, None, None, ""
@@ -2671,10 +2745,11 @@ class Job:
 class Request:
     """One question to a host for a slot, on behalf of a group (Job.group()); late binding: the job is chosen when
     the answer is yes."""
-    __slots__ = ("host", "group", "state", "since", "size_kb", "job_class", "connection")
+    __slots__ = ("host", "group", "state", "since", "size_kb", "memory_mb", "job_class", "connection")
 
-    def __init__(self, host, group, size_kb, job_class, now):
-        self.host, self.group, self.size_kb, self.job_class = host, group, size_kb, job_class
+    def __init__(self, host, job, now):
+        self.host, self.group, self.size_kb, self.job_class = host, job.group(), job.size_kb, job.job_class
+        self.memory_mb = job.memory_mb              # and no job that may need more takes the slot
         self.state, self.since, self.connection = "asking", now, None       # asking, parked, ended
 
 
@@ -3016,6 +3091,7 @@ class Ledger:
             job.mode = mode
         job.size_kb = job.decision.size_kb = size_kb
         job.weight = self.statistics.weight(size_kb, *job.keys())
+        job.memory_mb = max(job.memory_mb if job.tries else 0, self.statistics.memory.need_mb(job.keys()[0]))
         job.preprocess_s = preprocess_s
         self.statistics.preprocess.add(preprocess_s)
         self.queue(job, now)
@@ -3114,6 +3190,10 @@ class Ledger:
             self.memory.remember(job.uid, job.remember_key, name, now)
             if name == "compiler-unknown":
                 host.misfits[job.identity] = now
+        elif name == "out-of-memory":               # a host with more, please
+            host.counters["failed"] += 1
+            job.memory_mb = memory_step(job.memory_mb + 1)
+            self.statistics.memory.observe(job.keys()[0], job.memory_mb)
         elif name == "closed" and host.kind == "distccd":       # its way of refusing a job; of being broken, too
             self.bad_file(host, job, name, text, now)
         else:
@@ -3180,14 +3260,14 @@ class Ledger:
         job.decision.events.append((now - job.decision.at, sentence))
 
 
-class Scheduler(Ledger):
-    """The submitting side's choices: what hosts answer, pump() after every event, tick() as time passes."""
+class Chooser(Ledger):
+    """The submitting side's choices: what hosts answer, and pump() after every event."""
 
     def granted(self, request, reservation, now):
         """A host has a slot for this request's group. Returns the job that gets it, or None: close the connection."""
         group, host = self.end_request(request), request.host
         host.full = False
-        job = self.take_next(group, host, now)
+        job = self.take_next(group, request, now)
         if job is None:
             host.counters["cancelled"] += 1
             return None
@@ -3203,10 +3283,11 @@ class Scheduler(Ledger):
         self.actions.append(("socket", job, request))
         return job
 
-    def take_next(self, group, host, now):
-        """The group's next job for this host: in the order of coming; the longest first once more wait than it has
-        slots."""
-        fit = [job for job in group.queue if host.key not in job.excluded]
+    def take_next(self, group, request, now):
+        """The group's next job for this slot: in the order of coming; the longest first once more wait than the host
+        has slots."""
+        host = request.host
+        fit = [job for job in group.queue if job.memory_mb <= request.memory_mb and host.key not in job.excluded]
         if not fit:
             return None
         job = fit[0]
@@ -3231,9 +3312,10 @@ class Scheduler(Ledger):
         group, host = self.end_request(request), request.host
         if name == "compiler-unknown":
             host.misfits[request.group[1]] = now
-        elif name in BLAMELESS:                     # for the job's sake: it and its like are not offered there again
-            for job in group.queue:
-                if name != "too-large" or job.size_kb >= request.size_kb:
+        elif name in BLAMELESS or name == "memory" and request.memory_mb > MEMORY_PER_JOB_MB:
+            for job in group.queue:                 # for the job's sake: it and its like are not offered there again
+                if ((name != "too-large" or job.size_kb >= request.size_kb)
+                        and (name != "memory" or job.memory_mb >= request.memory_mb)):
                     job.excluded.add(host.key)
         else:
             host.fails(name, text, now)
@@ -3322,6 +3404,7 @@ class Scheduler(Ledger):
             return bool(group.queue)
         frame = self.hosts.frame(group.kind(), now)
         free = self.hosts.candidates(frame, now, job.excluded)
+        free = [host for host in free if host.has_memory(job.memory_mb)] or free
         rows, remark = self.placement.weigh(free, job, now), ""
         others = [host for host in self.hosts.sample(frame, now, job.excluded) if host not in free]
         best = min(self.placement.least(others, job), rows[0][0] if rows else float("inf"))
@@ -3339,7 +3422,7 @@ class Scheduler(Ledger):
         return True
 
     def ask(self, group, host, job, now):
-        request = Request(host, group.key, job.size_kb, job.job_class, now)
+        request = Request(host, job, now)
         host.asking += 1
         group.asking += 1
         group.requests.append(request)
@@ -3383,6 +3466,15 @@ class Scheduler(Ledger):
             if here < self.placement.least(hosts, job):
                 self.go_home(job, "local-is-faster", now)
 
+    def make_jobs(self, now):
+        """A number for make -j: what the farm takes now, and what this box can preprocess meanwhile."""
+        remote = sum(host.slots() for host in self.hosts.values() if host.usable(now) or host.leases)
+        return max(1, remote + self.cores if remote else self.slots)
+
+
+class Scheduler(Chooser):
+    """The whole of the submitting side: choices, and what is done as time passes."""
+
     def tick(self, now):
         """Time passes: silent hosts lose jobs and requests, late jobs are taken back, unanswered questions end."""
         self.history.sample(self, now)
@@ -3404,11 +3496,6 @@ class Scheduler(Ledger):
         silent first, and ends what takes longer than its own --job-timeout."""
         slack = 1 if host.kind == "distccd" else 2
         return slack * max(OVERDUE_S, OVERDUE_RATIO * (job.predicted_s or 0.0))
-
-    def make_jobs(self, now):
-        """A number for make -j: what the farm takes now, and what this box can preprocess meanwhile."""
-        remote = sum(host.slots() for host in self.hosts.values() if host.usable(now) or host.leases)
-        return max(1, remote + self.cores if remote else self.slots)
 
     def check(self):
         """Conservation: raises AssertionError where books do not balance."""
@@ -4760,6 +4847,10 @@ class JobConnection:
         request = self.slot_request
         return (request.instance, request.uid) if request else (self.peer.encode(), 0)
 
+    def memory_mb(self):
+        """What its compiler may need, as the submitter has learnt, or as we have."""
+        return self.slot_request.memory_mb if self.slot_request else self.server.admission.usual_mb()
+
     def on_event(self, events):
         try:
             if events & selectors.EVENT_READ:
@@ -5008,7 +5099,7 @@ class JobServer:
             return connection.refuse("too-large")
         if sum(c.peer == connection.peer for c in self.admission.parked) >= WAITING_PER_ADDRESS:
             return connection.refuse("overloaded")
-        answer = self.admission.request(connection.key(), connection, self.loop.now())
+        answer = self.admission.request(connection.key(), connection, connection.memory_mb(), self.loop.now())
         if answer[0] == "granted":
             self.reserve(connection, answer[1])
         elif answer[0] == "parked":
@@ -5090,7 +5181,7 @@ class JobServer:
         connection.deadline, connection.queued_at = float("inf"), self.loop.now()
         if connection.slot_request:
             return self.start(connection)
-        answer = self.admission.request(connection.key(), connection, self.loop.now())
+        answer = self.admission.request(connection.key(), connection, connection.memory_mb(), self.loop.now())
         if answer[0] == "granted":
             self.start(connection)
         elif answer[0] == "parked":
@@ -5164,6 +5255,7 @@ class JobServer:
                 status, stderr = 0x100, stderr + b"no object: %s\n" % os.fsencode(str(error))
         self.drop(connection, result.cpu_s)
         self.counters.served += 1
+        self.admission.memory.observe(PeakMemory.SERVED, result.max_rss_kb >> 10)
         times = Times(int((connection.started_at - connection.queued_at) * 1e3), int(result.elapsed_s * 1e3 + 0.5),
                       int(result.cpu_s * 1e3 + 0.5), result.max_rss_kb, concurrency)
         self.loop.log("info", "job %s from %s: status %#x, %d ms, cpu %d ms, object %d KB, peak %d MB" % (
@@ -5511,7 +5603,7 @@ class SlotConnection:
             return self.granted(0)
         self.state = "asked"
         uid, identity, mode, _ = request.group
-        question = self.question = SlotRequest(self.asker.instance, uid, request.size_kb, MEMORY_PER_JOB_MB, identity,
+        question = self.question = SlotRequest(self.asker.instance, uid, request.size_kb, request.memory_mb, identity,
                                                mode, request.job_class)
         secret = self.asker.trust.secret
         if secret:
@@ -6664,7 +6756,7 @@ class Daemon:
         self.instance = os.urandom(INSTANCE_BYTES)
         self.statistics = load_state(config.state, self.loop.log)
         self.scheduler = Scheduler(self.statistics, slots, self.box.cores, random.Random())
-        self.admission = Admission(slots)
+        self.admission = Admission(slots, self.statistics.memory)
         self.neighbours = Neighbours(self.box.boot, self.instance)
         self.trust = Trust(config)
         self.station = Station(config, self.box, self.scheduler, self.admission, self.neighbours, self.spawner)
@@ -7887,8 +7979,8 @@ class Client:
 
     def judge(self, reply, job):
         """The server answered, but not just with an object."""
-        if reply.status & 0x7f:
-            return self.another(("killed", "signal %d" % (reply.status & 0x7f)), job)
+        if killed_by(reply):
+            return self.another(killed_by(reply), job)
         if reply.status and (self.invocation.takes_messages() or self.environ.get(b"DISTCC_LM_FALLBACK") == b"0"):
             show(reply)
             if job.link:
@@ -7977,6 +8069,19 @@ class Client:
         if self.command is not None and not self.may_fall_back("no-daemon"):
             return 1
         return self.invocation.become()
+
+
+# What gcc, its driver, libstdc++ and clang's driver say.
+OUT_OF_MEMORY = (b": out of memory", b"virtual memory exhausted", b"Killed signal terminated program",
+                 b"std::bad_alloc", b"unable to execute command: Killed")
+
+
+def killed_by(reply):
+    """(reason name, text) where the compiler did not come to its end there; else None."""
+    number = reply.status & 0x7f
+    if number == 9 or reply.status and any(sign in reply.stderr for sign in OUT_OF_MEMORY):     # 9: the kernel's way
+        return "out-of-memory", ""
+    return ("killed", "signal %d" % number) if number else None
 
 
 def wait_in_line(path):

@@ -1971,6 +1971,41 @@ class Load(unittest.TestCase):
         self.assertGreater(mean.value, 8.9)
 
 
+# Peaks of ten jobs in MB, jobs of this kind | what the next is taken to need
+PEAKS = (
+    ([], 512), ([60], 512), ([60] * 7, 512), ([60] * 8, 101), ([60] * 40, 101), ([60] * 39 + [4000], 101),
+    ([60] * 9 + [4000], 5832), ([600], 768), ([600] * 8, 768), ([4000] * 8 + [200] * 40, 227),
+    ([200] * 20 + [900] * 5, 1152), ([0] * 9, 101),
+)
+
+
+class Memory(unittest.TestCase):
+    def test_peaks(self):
+        for peaks, need in PEAKS:
+            with self.subTest(peaks):
+                memory = lm.PeakMemory()
+                for peak in peaks:
+                    memory.observe("c", peak)
+                self.assertEqual(memory.need_mb("c"), need)
+                self.assertEqual(memory.need_mb("other"), lm.MEMORY_PER_JOB_MB)
+
+    def test_bounded(self):
+        memory = lm.PeakMemory()
+        for i in range(3000):
+            memory.observe("c", i)
+            memory.observe("c%d" % i, i)
+        self.assertLessEqual(len(memory.rows), lm.Classes.MOST)
+        self.assertEqual(len(memory.rows["c"]), lm.MEMORY_JOBS_KEPT)
+
+    def test_steps(self):
+        """The next try asks for half as much again, as the promise is after a compiler was killed."""
+        steps = [lm.memory_step(0)]
+        while len(steps) < 8:
+            steps.append(lm.memory_step(steps[-1] + 1))
+            self.assertEqual(lm.memory_step(steps[-1]), steps[-1])
+        self.assertEqual(steps, [101, 151, 227, 341, 512, 768, 1152, 1728])
+
+
 def some_state():
     statistics = learnt(3.0, 40)
     learnt(9.0, 5, statistics, "other:3632", job_class="c++")
@@ -2003,6 +2038,8 @@ HOSTILE_STATES = (
     (("classes",), del_), (("classes",), [1]), (("classes", "c++"), [1]), (("classes", "c++"), [1, 2, 3]),
     (("classes", "c++"), [math.nan, 1]), (("classes", "c++"), [0.0, -1]), (("classes", "c++"), [1e4, 1]),
     (("classes", "c++"), [-1e4, 1]), (("classes", "c++"), None),
+    (("memory",), del_), (("memory",), [1]), (("memory", "c-O2"), 7), (("memory", "c-O2"), ["1"]),
+    (("memory", "c-O2", 0), -1), (("memory", "c-O2", 0), math.nan),
     (("sources",), del_), (("sources",), 7), (("sources", "x"), [1]), (("sources", "x"), [-1, 1]),
     (("sources", "x"), "ab"),
     (("sources", "x"), [math.inf, 1]), (("sources", "x"), [1e9, 1]), (("sources", "x"), [0, 1]),
@@ -2015,6 +2052,7 @@ class State(unittest.TestCase):
         text = json.dumps(before.to_dict(), allow_nan=False)
         after = lm.Statistics.from_dict(json.loads(text))
         self.assertEqual(json.dumps(after.to_dict(), allow_nan=False), text)
+        self.assertEqual([after.memory.need_mb(name) for name in ("c-O2", "c++")], [101, 512])
         for key, source in (("h", "h 3.0 5 7"), ("h", "new"), ("other:3632", "new")):
             self.assertAlmostEqual(work(before, key, 99, "c++", source), work(after, key, 99, "c++", source))
         self.assertAlmostEqual(before.contention.stretch(1, 8), after.contention.stretch(1, 8))
@@ -2165,17 +2203,16 @@ class Fairness(unittest.TestCase):
 
 
 CAPACITIES = (
-    # cores, foreign load, available MB, reserve MB, --slots | slots
-    (16, 0.0, 64000, 512, 99, 20), (16, 0.0, 64000, 512, 16, 16), (16, 4.0, 64000, 512, 99, 15),
-    (16, 16.0, 64000, 512, 99, 1),
-    (16, 99.0, 64000, 512, 99, 1), (1, 0.0, 64000, 512, 99, 2), (4, 0.5, 64000, 512, 99, 5), (4, 0.0, 1536, 512, 99, 2),
-    (4, 0.0, 1023, 512, 99, 1), (4, 0.0, 100, 512, 99, 1), (4, 0.0, 0, 0, 99, 1), (4, 0.0, 64000, 512, 1, 1),
+    # cores, foreign load, by memory, --slots | slots
+    (16, 0.0, 120, 99, 20), (16, 0.0, 120, 16, 16), (16, 4.0, 120, 99, 15), (16, 16.0, 120, 99, 1),
+    (16, 99.0, 120, 99, 1), (1, 0.0, 120, 99, 2), (4, 0.5, 120, 99, 5), (4, 0.0, 2, 99, 2),
+    (4, 0.0, 1, 99, 1), (4, 0.0, 0, 99, 1), (4, 0.0, 120, 1, 1),
 )
 
 
 class Admissions(unittest.TestCase):
     def admission(self, slots=2, limit=99, now=0.0):
-        admission = lm.Admission(limit)
+        admission = lm.Admission(limit, lm.PeakMemory())
         admission.measure(slots / lm.SLOTS_PER_CORE, 0.0, 1 << 20, 0, None, now)
         self.assertEqual(admission.slots, min(slots, limit))
         return admission
@@ -2187,9 +2224,9 @@ class Admissions(unittest.TestCase):
 
     def test_granted(self):
         admission = self.admission(2)
-        self.assertEqual(admission.request(("s", 1), "t1", 0), ("granted", 1))
-        self.assertEqual(admission.request(("s", 1), "t2", 0), ("granted", 2))
-        answer = admission.request(("s", 1), "t3", 0)
+        self.assertEqual(admission.request(("s", 1), "t1", 99, 0), ("granted", 1))
+        self.assertEqual(admission.request(("s", 1), "t2", 99, 0), ("granted", 2))
+        answer = admission.request(("s", 1), "t3", 99, 0)
         self.assertEqual(answer[:2], ("parked", 1))
         self.assertGreater(answer[2], 0)
         self.assertIsNone(admission.next_granted(1))
@@ -2206,10 +2243,10 @@ class Admissions(unittest.TestCase):
         """Freed slots go to the (submitter, uid) with the fewest jobs, however many the other has parked."""
         admission = self.admission(4)
         for i in range(30):
-            admission.request(("a", 1), ("a", i), 0)
+            admission.request(("a", 1), ("a", i), 99, 0)
         for i in range(4):
-            admission.request(("b", 1), ("b", i), 1)
-            admission.request(("b", 2), ("c", i), 1)
+            admission.request(("b", 1), ("b", i), 99, 1)
+            admission.request(("b", 2), ("c", i), 99, 1)
         got = []
         for i in range(4):
             admission.release(("a", i), 1.0, 2)
@@ -2220,7 +2257,7 @@ class Admissions(unittest.TestCase):
         """Alone, one may have everything; and no slot is idle while a request is parked."""
         admission = self.admission(8)
         for i in range(20):
-            admission.request(("a", 1), i, 0)
+            admission.request(("a", 1), i, 99, 0)
         self.assertEqual(len(admission.holders), 8)
         for i in range(20):
             admission.release(i, 0.1, i)
@@ -2231,16 +2268,16 @@ class Admissions(unittest.TestCase):
     def test_no_overtaking(self):
         """Who comes while others are parked does not get the slot that is free before they are asked."""
         admission = self.admission(1)
-        admission.request(("a", 1), 1, 0)
-        admission.request(("a", 1), 2, 0)
+        admission.request(("a", 1), 1, 99, 0)
+        admission.request(("a", 1), 2, 99, 0)
         admission.release(1, 0, 1)
-        self.assertEqual(admission.request(("a", 1), 3, 1)[0], "parked")
+        self.assertEqual(admission.request(("a", 1), 3, 99, 1)[0], "parked")
         self.assertEqual(admission.next_granted(1)[0], 2)
 
     def test_withdrawn(self):
         admission = self.admission(1)
         for i in range(3):
-            admission.request(("a", 1), i, 0)
+            admission.request(("a", 1), i, 99, 0)
         admission.release(1, 0, 1)
         admission.release(0, 0, 2)
         self.assertEqual(admission.next_granted(2)[0], 2)
@@ -2248,18 +2285,18 @@ class Admissions(unittest.TestCase):
 
     def test_refusal(self):
         admission = self.admission(2)
-        admission.request(("a", 1), 1, 0)
+        admission.request(("a", 1), 1, 99, 0)
         admission.measure(4, 0, 1 << 20, 0, "draining", 1)
-        self.assertEqual(admission.request(("a", 1), 2, 1), ("refused", "draining"))
+        self.assertEqual(admission.request(("a", 1), 2, 99, 1), ("refused", "draining"))
         self.assertIsNone(admission.next_granted(1))
         admission.measure(4, 0, 1 << 20, 0, None, 2)
-        self.assertEqual(admission.request(("a", 1), 2, 2)[0], "granted")
+        self.assertEqual(admission.request(("a", 1), 2, 99, 2)[0], "granted")
 
     def test_shrinks(self):
         """Fewer slots than are held: none is granted until enough came back; local compiles count."""
         admission = self.admission(4)
         for i in range(5):
-            admission.request(("a", 1), i, 0)
+            admission.request(("a", 1), i, 99, 0)
         admission.measure(1, 0, 1 << 20, 0, None, 1)
         for i in range(2):
             admission.release(i, 0, 2)
@@ -2275,14 +2312,63 @@ class Admissions(unittest.TestCase):
         """No new grants for a quarter of a second after foreign load was noticed."""
         admission = self.admission(4)
         admission.measure(3.2, 2.0, 1 << 20, 0, None, 1)
-        self.assertEqual(admission.request(("a", 1), 1, 1)[0], "parked")
+        self.assertEqual(admission.request(("a", 1), 1, 99, 1)[0], "parked")
         self.assertIsNone(admission.next_granted(1 + lm.GRANT_PAUSE_S / 2))
         self.assertEqual(admission.next_granted(1 + lm.GRANT_PAUSE_S)[0], 1)
+
+    def test_memory(self):
+        """Slots are as many as the memory allows that is free and promised to nobody."""
+        admission = lm.Admission(99, lm.PeakMemory())
+
+        def measure(available_mb, now):
+            admission.measure(16, 0.0, available_mb, 500, None, now)
+            return admission.slots
+        self.assertEqual(measure(500 + 4 * 512, 0), 4)
+        self.assertEqual(admission.request(("a", 1), 1, 1024, 0), ("granted", 1))
+        self.assertEqual(admission.request(("a", 1), 2, 512, 0), ("granted", 2))
+        self.assertEqual(admission.request(("a", 1), 3, 1024, 0)[0], "parked")      # 512 are left
+        self.assertEqual(admission.request(("a", 1), 4, 100, 0)[0], "parked")       # nor does it overtake the third
+        self.assertEqual(measure(500 + 4 * 512, 0.01), 3)                           # two, and one more
+        self.assertIsNone(admission.next_granted(0.01))
+        admission.release(1, 0, 0.02)
+        self.assertEqual([admission.next_granted(0.02)[0] for _ in "ab"], [3, 4])
+        self.assertIsNone(admission.next_granted(0.02))
+        for ticket in (2, 3, 4):
+            admission.release(ticket, 0, 0.03)
+        self.assertEqual((measure(500 + 4 * 512, 0.04), admission.free_mb, admission.needs), (4, 4 * 512, {}))
+
+    def test_memory_seen(self):
+        """A job that has run for long has taken what it needs: its promise is not counted twice."""
+        admission = lm.Admission(99, lm.PeakMemory())
+        admission.job_s.add(10)
+        admission.measure(16, 0.0, 3000, 0, None, 0)
+        admission.request(("a", 1), 1, 1000, 0)
+        for now, free in ((0, 2000), (5, 2500), (10, 3000), (20, 3000)):
+            admission.measure(16, 0.0, 3000, 0, None, now)
+            self.assertEqual(admission.free_mb, free)
+
+    def test_memory_refused(self):
+        """A job that needs more than an idle host has goes elsewhere; a usual one is tried."""
+        admission = lm.Admission(99, lm.PeakMemory())
+        admission.measure(16, 0.0, 700, 500, None, 0)
+        self.assertEqual(admission.slots, 1)
+        self.assertEqual(admission.request(("a", 1), 1, 768, 0), ("refused", "memory"))
+        self.assertEqual(admission.request(("a", 1), 2, 512, 0)[0], "granted")
+        self.assertEqual(admission.request(("a", 1), 3, 768, 0)[0], "parked")       # somebody's end may change that
+
+    def test_memory_learnt(self):
+        """What a server has seen its jobs take sets the number of its slots."""
+        admission = lm.Admission(99, lm.PeakMemory())
+        for peak, slots in ((60, 20), (2000, 1)):
+            for _ in range(40):
+                admission.memory.observe(lm.PeakMemory.SERVED, peak)
+            admission.measure(16, 0.0, 2200, 0, None, 0)
+            self.assertEqual(admission.slots, slots)
 
     def test_counted_bounded(self):
         admission = self.admission(2)
         for i in range(200):
-            admission.request((i, 1), i, 0)
+            admission.request((i, 1), i, 99, 0)
             admission.release(i, 0, 0)
         self.assertLessEqual(len(admission.counted), 64)
         self.assertEqual(admission.counted[199], 200)
@@ -2474,7 +2560,7 @@ class Choices(unittest.TestCase):
         jobs = [a_job(scheduler, 0, source=str(i)) for i in range(2)]
         jobs[0].excluded.add("a")
         jobs[0].excluded.add("b")
-        request = lm.Request(scheduler.hosts["a"], jobs[0].group(), 1, "c", 0)
+        request = lm.Request(scheduler.hosts["a"], jobs[0], 0)
         scheduler.groups[jobs[0].group()].requests.append(request)
         scheduler.hosts["a"].asking += 1
         self.assertIs(scheduler.granted(request, 1, 0), jobs[1])
@@ -2570,6 +2656,42 @@ class Choices(unittest.TestCase):
             again = a_job(scheduler, 2)
             self.assertEqual(again.reason, "remembered", name)
 
+    def test_out_of_memory(self):
+        """Killed for want of memory: half as much again, elsewhere, then here. No host backs off."""
+        scheduler = a_scheduler(("a", 4), ("b", 4), ("c", 4))
+        scheduler.hosts["b"].load.memory_mb = scheduler.hosts["a"].load.memory_mb = 700
+        scheduler.hosts["c"].load.memory_mb = 9000
+        job = a_job(scheduler, 0)
+        tried, needs = [], []
+        job.excluded.add("c")
+        for now in (1, 2):
+            (_, request), = done_actions(scheduler, now, "ask")
+            tried.append(request.host.name)
+            needs.append(request.memory_mb)
+            scheduler.granted(request, now, now)
+            scheduler.actions = []
+            job.excluded.discard("c")
+            scheduler.failed(job, "out-of-memory", "", now)
+        self.assertIn(tried[0], "ab")
+        self.assertEqual((tried[1], needs, job.memory_mb), ("c", [512, 768], 1152))
+        self.assertEqual([action[0] for action in done_actions(scheduler, 3)], ["local"])
+        self.assertEqual([host.failures for host in scheduler.hosts.values()], [0, 0, 0])
+        self.assertEqual(a_job(scheduler, 3).memory_mb, 1152)               # its like are known to need as much
+
+    def test_memory_of_slots(self):
+        """A slot is not given to a job that may need more memory than it was asked for; a host that has not as much
+        is asked for smaller ones."""
+        scheduler = a_scheduler(("a", 4), cores=0)
+        small, large = a_job(scheduler, 0, source="1"), a_job(scheduler, 0, source="2")
+        large.memory_mb = 1728
+        asked = [request for _, request in done_actions(scheduler, 0, "ask")]
+        self.assertEqual([request.memory_mb for request in asked], [512, 1728])
+        scheduler.cancelled(small, 1)
+        self.assertIsNone(scheduler.granted(asked[0], 1, 1))
+        small = a_job(scheduler, 1, source="3")
+        scheduler.refused(asked[1], "memory", "", 1)
+        self.assertEqual((large.excluded, small.excluded, scheduler.hosts["a"].failures), ({"a"}, set(), 0))
+
     def test_no_host(self):
         scheduler = a_scheduler(("a", 4))
         job = lm.Job(1, "t.c", "t.o", "c", "k", None, 0)
@@ -2624,6 +2746,9 @@ class Choices(unittest.TestCase):
 
 # ---- a simulated farm: Schedulers and Admissions, a fake clock, random events
 
+PEAKS_MB = {"c-O2": 150, "c++-O2": 500, "c++-O2-g": 1500}
+
+
 class SimLink:
     """A TCP connection of a submitter to a server: first for a request, then for a job. A ticket at the server."""
 
@@ -2654,12 +2779,13 @@ class SimServer:
         """A daemon, with a new instance id."""
         self.starts += 1
         self.instance = ("%s%07d" % (self.name, self.starts)).encode()
-        self.admission, self.links, self.draining = lm.Admission(self.slots), set(), False
+        self.admission, self.links, self.draining = lm.Admission(self.slots, lm.PeakMemory()), set(), False
         self.measure()
 
     def measure(self):
-        foreign = self.farm.rng.choice((0, 0, 0, 1.5, self.slots))
-        self.admission.measure(self.slots, foreign, 1 << 20, 0, "draining" if self.draining else None, self.farm.now)
+        foreign, available = self.farm.rng.choice((0, 0, 0, 1.5, self.slots)), self.farm.rng.choice((9000, 9000, 2000))
+        self.admission.measure(self.slots, foreign, available, 500, "draining" if self.draining else None,
+                               self.farm.now)
 
     def later(self, delay, do, *words):
         """After `delay`, unless this daemon has died by then; a frozen one does it when it goes on."""
@@ -2680,7 +2806,8 @@ class SimServer:
 
     def ask(self, link):
         self.links.add(link)
-        answer = self.admission.request((link.submitter.instance, link.request.group[0]), link, self.farm.now)
+        answer = self.admission.request((link.submitter.instance, link.request.group[0]), link,
+                                        link.request.memory_mb, self.farm.now)
         link.state = {"granted": "reserved", "parked": "parked", "refused": "over"}[answer[0]]
         if answer[0] == "granted":
             self.reserved(link)
@@ -2706,7 +2833,8 @@ class SimServer:
 
     def compiled(self, link, seconds):
         if link.state == "running":
-            outcome = self.farm.rng.choices(("ok", "garbage", "compile-error", "argument"), (90, 3, 4, 3))[0]
+            outcome = self.farm.rng.choices(("ok", "garbage", "compile-error", "argument", "out-of-memory"),
+                                            (88, 3, 4, 3, 2))[0]
             self.end(link, seconds)
             self.farm.at(self.farm.delay(), link.submitter.replied, link, outcome, seconds)
 
@@ -2741,7 +2869,8 @@ class SimServer:
         state = lm.STATE_DRAINING if admission.refusal else lm.STATE_UP
         for submitter in self.farm.submitters:
             load = host_load(admission.slots, len(admission.holders), instance=self.instance, state=state,
-                             waiting=len(admission.parked), sequence=self.sequence)
+                             waiting=len(admission.parked), sequence=self.sequence,
+                             memory_mb=int(max(admission.free_mb, 0)))
             load.counted = dict(admission.counted)
             if self.farm.rng.random() > 0.1:
                 self.farm.at(self.farm.rng.choice((0.001, 0.001, 0.01, 1.5)), submitter.heard, self, load)
@@ -2891,7 +3020,8 @@ class SimSubmitter:
     # -- what happens to it
 
     def come(self, uid, source, distributable):
-        job = lm.Job(uid, source, source + ".o", "c-O2", "key of " + source, None, self.farm.now)
+        job_class = self.farm.rng.choice(sorted(PEAKS_MB))
+        job = lm.Job(uid, source, source + ".o", job_class, "key of " + source, None, self.farm.now)
         self.arrived.append(job)
         self.open.add(job)
         job.identity = IDENTITY
@@ -2938,7 +3068,9 @@ class SimSubmitter:
             return
         self.links.pop(job).hang_up()
         if outcome == "ok":
-            self.scheduler.finished(job, figures(job.size_kb, seconds, total_s=seconds + 0.02), self.farm.now)
+            peak = self.farm.rng.uniform(0.5, 1) * PEAKS_MB[job.job_class]
+            self.scheduler.finished(job, figures(job.size_kb, seconds, job.job_class, total_s=seconds + 0.02,
+                                                 peak_kb=int(peak * 1024)), self.farm.now)
         elif outcome == "compile-error":
             self.scheduler.to_local(job, outcome, self.farm.now)
         else:
@@ -3038,6 +3170,7 @@ class Farm:
         admission = server.admission
         assert len(admission.holders) <= max(admission.slots - admission.local_running, 1), "over-committed"
         assert not admission.refusal, "granted while %s" % admission.refusal
+        assert len(admission.holders) == 1 or admission.free_mb >= 0, "more memory promised than there is"
 
     def check(self):
         for submitter in self.submitters:
@@ -3051,7 +3184,7 @@ class Farm:
             assert set(server.admission.holders) == held, "slots and connections differ"
             parked = {link for link in server.links if link.state == "parked"}
             assert set(server.admission.parked) == parked, "parked requests and connections differ"
-            active = collections.Counter(key for key, _ in server.admission.holders.values())
+            active = collections.Counter(holder.key for holder in server.admission.holders.values())
             assert server.admission.fair.active == active, "shares and slots differ"
 
     def idle(self):
