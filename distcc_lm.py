@@ -214,6 +214,7 @@ CONTENTION_PRIOR_JOBS = 8           # likewise for the slowdown by load
 CLASS_PRIOR_JOBS = 8                # likewise for the class factors
 SOURCES_REMEMBERED = 5000           # rebuilds forget / memory
 TRANSFER_FLOOR_S = 0.002            # shorter transfers are taken for this long
+TRANSFER_SHARE_WARNED = 0.5         # status cries wolf / is silent about a slow link
 TRANSFER_MIN_KB = 64                # smaller jobs say nothing about bandwidth
 BANDWIDTH_PRIOR_KB_S = 50_000.0     # before it is measured
 UNKNOWN_HOST_RESULTS = 3            # until so many results a host gets cores / 4 jobs at most
@@ -2207,17 +2208,17 @@ class JobFigures:
 
 
 class HostFigures:
-    """One host: speed, link, means for display. `prior_k` (seconds per KB) is what it says of itself or the farm's
-    median."""
-    __slots__ = ("kb_sum", "cpu_sum", "samples", "prior_k", "rtt", "wire_kb_sum", "wire_s_sum", "queue", "compile",
-                 "transfer", "error", "by_load", "job_s", "drift", "pace")
+    """One host: speed, link, means for display. `prior_k` (seconds per KB) is what it says of itself (`told`), else the
+    farm's median."""
+    __slots__ = ("kb_sum", "cpu_sum", "samples", "prior_k", "told", "rtt", "wire_kb_sum", "wire_s_sum", "queue",
+                 "compile", "transfer", "error", "by_load", "job_s", "drift", "pace")
     LOADS = ((0.5, "to 0.5"), (1.0, "to 1.0"), (1.5, "to 1.5"), (float("inf"), "over 1.5"))
 
     def __init__(self):
         self.kb_sum = self.cpu_sum = 0.0            # KB and CPU seconds over class factor, decayed 3 % a job
         self.samples = 0
         self.drift = 0.0                            # recent mean of ln(measured / predicted)
-        self.prior_k = MS_PER_KB_PRIOR / 1e3
+        self.prior_k, self.told = MS_PER_KB_PRIOR / 1e3, False
         self.rtt = Mean(0.1)                        # seconds, from request to answer of an admission
         self.wire_kb_sum = self.wire_s_sum = 0.0
         self.queue, self.compile, self.transfer = Mean(), Mean(), Mean()
@@ -2225,6 +2226,9 @@ class HostFigures:
         self.job_s = Mean(0.1)                      # a job's whole time there, for the wait
         self.pace = Mean(0.1)                       # of a plain distccd: whole time over CPU time as predicted
         self.by_load = [[0.0, 0.0, 0] for _ in self.LOADS]      # elapsed seconds, KB, jobs by jobs per core
+
+    def known(self):
+        return self.told or self.samples >= UNKNOWN_HOST_RESULTS
 
     def k(self):
         """Seconds of CPU per KB."""
@@ -2241,17 +2245,32 @@ class Statistics:
 
     def __init__(self):
         self.hosts = {}                             # key of a host: HostFigures
-        self.contention, self.classes, self.sources, self.memory = Contention(), Classes(), Sources(), PeakMemory()
+        self.contention, self.classes, self.sources = Contention(), Classes(), Sources()
+        self.memory = PeakMemory()
         self.preprocess = Mean()                    # seconds of preprocessing per job on this box
         self.remote = Mean()                        # seconds of a remote job as a whole
 
     def host(self, key):
         if key not in self.hosts:
-            self.hosts[key] = figures = HostFigures()
-            known = sorted(h.k() for h in self.hosts.values() if h.samples)
-            if known:
-                figures.prior_k = known[len(known) // 2]
+            self.hosts[key] = HostFigures()
+            self.spread_median()
         return self.hosts[key]
+
+    def spread_median(self):
+        """A host of which nothing is known is taken to be as fast as the others."""
+        known = sorted(host.k() for host in self.hosts.values() if host.known())
+        for host in self.hosts.values():
+            if known and not host.samples and not host.told:
+                host.prior_k = known[len(known) // 2]
+
+    def told(self, key, kb_sum, cpu_s):
+        """A host has published its own sums: so a newcomer is known to all once it has run some jobs for anybody."""
+        host = self.host(key)
+        if kb_sum > KB_PRIOR and not host.samples:
+            host.prior_k, news = cpu_s / kb_sum, not host.told
+            host.told = True
+            if news:
+                self.spread_median()
 
     def weight(self, size_kb, job_class, source_key):
         """KB of the mean class that take as long as this job, on any host: KB * m."""
@@ -2287,6 +2306,17 @@ class Statistics:
             if cores:
                 self.observe_load(host, cores, figures)
 
+    def observe_served(self, size_kb, job_class, cpu_s, peak_mb):
+        """A compile that this box ran for somebody: what it publishes of its own speed, and its need of memory."""
+        self.memory.observe(PeakMemory.SERVED, peak_mb)
+        self.observe_local(size_kb, job_class, "", cpu_s)
+
+    def observe_local(self, size_kb, job_class, source_key, cpu_s):
+        figures = JobFigures(size_kb, job_class, source_key, cpu_s, 0, None)
+        figures.cpu_s = cpu_s
+        if size_kb >= SMALL_JOB_KB:
+            self.observe_speed(self.host("local"), figures)
+
     def observe_speed(self, host, figures):
         """CPU time hardly depends on load, so few jobs are enough."""
         cpu = max(figures.cpu_s - JOB_FIXED_S, 1e-4)
@@ -2295,12 +2325,15 @@ class Statistics:
         residual = clipped(cpu / predicted, 1.0)
         known = self.sources.recall(figures.source_key)
         self.classes.observe(figures.job_class, residual)
-        self.sources.remember(figures.source_key, residual, figures.size_kb)
+        if figures.source_key:
+            self.sources.remember(figures.source_key, residual, figures.size_kb)
         share = predicted * residual / mean_factor / (known[0] if known else 1.0)
         fade = 1 - SPEED_DECAY
         host.cpu_sum = host.cpu_sum * fade + share
         host.kb_sum = host.kb_sum * fade + figures.size_kb
         host.samples += 1
+        if host.samples == UNKNOWN_HOST_RESULTS and not host.told:
+            self.spread_median()
         host.drift += (math.log(residual / (known[0] if known else 1.0)) - host.drift) * DRIFT_DECAY
         if abs(host.drift) > DRIFT_LIMIT:           # the host has changed: what was learnt is scaled, not forgotten
             change = math.exp(host.drift)
@@ -2319,7 +2352,7 @@ class Statistics:
         return {
             "format": 1,
             "hosts": {key: [h.kb_sum, h.cpu_sum, h.samples, h.wire_kb_sum, h.wire_s_sum, h.rtt.value, h.job_s.value,
-                            h.prior_k]
+                            h.prior_k, *(number for row in h.by_load for number in row)]
                       for key, h in self.hosts.items() if h.samples or h.job_s.count},
             "contention": [self.contention.sums, self.contention.counts],
             "classes": self.classes.logs,
@@ -2337,8 +2370,11 @@ class Statistics:
             for key, row in data["hosts"].items():
                 figures = HostFigures()
                 (figures.kb_sum, figures.cpu_sum, samples, figures.wire_kb_sum, figures.wire_s_sum, rtt, job_s,
-                 figures.prior_k) = map(checked_number, row)
+                 figures.prior_k, *loads) = map(checked_number, row)
                 figures.samples = int(samples)
+                if len(loads) != 3 * len(figures.by_load):
+                    raise ValueError("%d figures by load" % len(loads))
+                figures.by_load = [[loads[i], loads[i + 1], int(loads[i + 2])] for i in range(0, len(loads), 3)]
                 figures.rtt.add(rtt)
                 figures.job_s.add(job_s)
                 new.hosts[str(key)] = figures
@@ -2695,6 +2731,9 @@ class Lease:
         self.counted = False                # whether the last report of the host includes it
 
 
+MODE_MARKS = {MODE_PLAIN: "", MODE_DIRECTIVES: " directives"}       # behind a job class, for the statistics
+
+
 class Job:
     """One compile of a client on this box, from its hello to its end."""
     __slots__ = (
@@ -2710,6 +2749,7 @@ class Job:
         "compiler_key",     # path and stamp of its compiler, as the client says
         "may_directives",   # its flags allow -fdirectives-only
         "own_only",         # no plain distccd can take it
+        "slept",            # this box stood still meanwhile: its times say nothing
         "suspect_host",     # where a compile failed that is now done again locally
     )
 
@@ -2721,7 +2761,7 @@ class Job:
         self.state, self.since, self.arrived = "queued", now, now
         self.lease, self.excluded, self.tries, self.lapses, self.predicted_s = None, set(), 0, 0, None
         self.decision, self.session, self.reason, self.suspect_host, self.compiler_key = None, session, None, None, ""
-        self.own_only, self.may_directives, self.source_key = False, False, ""
+        self.own_only, self.may_directives, self.slept, self.source_key = False, False, False, ""
 
     def enter(self, state, now):
         self.state, self.since = state, now
@@ -2730,7 +2770,7 @@ class Job:
 
     def keys(self):
         """(class, source) for the statistics: the text of each mode has a time per KB of its own."""
-        mark = " directives" if self.mode == MODE_DIRECTIVES else ""
+        mark = MODE_MARKS[self.mode]
         return self.job_class + mark, self.source_key + mark
 
     def group(self):
@@ -2850,9 +2890,15 @@ class Placement:
         low, high = 1 - COST_JITTER, 1 + COST_JITTER
         rows = [(self.cost(host, job) * self.rng.uniform(low, high), host) for host in hosts]
         rows.sort(key=lambda row: row[0])
-        if self.rng.random() < IDLE_HOST_SHARE:             # what is known of a host grows old
-            rows.sort(key=lambda row: now - row[1].used_at < IDLE_HOST_S)
         return rows
+
+    def worth_trying(self, rows, now):
+        """What is known of a host grows old: now and then [the row of one that got nothing for long], as long as the
+        job takes no longer there than jobs do; mostly []."""
+        if self.rng.random() >= IDLE_HOST_SHARE:
+            return []
+        most = CANDIDATE_COST_RATIO * self.statistics.remote.value
+        return [row for row in rows if now - row[1].used_at >= IDLE_HOST_S and row[0] <= most][:1]
 
     def has_room(self, host):
         """Whether a request is likely to be granted at once."""
@@ -2861,9 +2907,13 @@ class Placement:
         if host.full:
             return False
         limit = host.slots()
-        if host.kind == "peer" and self.statistics.host(host.key).samples < UNKNOWN_HOST_RESULTS:
+        if self.unknown(host):
             limit = min(limit, max(1, host.cores() // 4))
         return host.occupied() < limit
+
+    def unknown(self, host):
+        """Whether it must show first how fast it is: few jobs then, and small ones."""
+        return host.kind == "peer" and not self.statistics.host(host.key).known()
 
     def speed(self, host):
         """KB per second of all its slots: the weight by which hosts are drawn."""
@@ -3156,7 +3206,8 @@ class Ledger:
         if lease:
             host = lease.host
             figures.predicted_s = job.predicted_s
-            self.statistics.observe(host.key, host.load.cores if host.load else 0, figures)
+            if not job.slept:
+                self.statistics.observe(host.key, host.load.cores if host.load else 0, figures)
             host.counters["ok"] += 1
             host.bad_files.clear()
             host.recovers()
@@ -3228,6 +3279,10 @@ class Ledger:
     def local_ended(self, job, ok, now):
         """A local run has ended; `ok` None where nobody can know how."""
         host = job.suspect_host
+        if job.reason == "local-is-faster" and not job.slept:       # it was sized, and nothing speaks for an error
+            stretch = self.statistics.contention.stretch(len(self.locals.holders) + self.kin_running, self.cores)
+            seconds = max(now - job.since - job.preprocess_s, 0.0) / stretch
+            self.statistics.observe_local(job.size_kb, *job.keys(), seconds)
         if host and ok is not None:
             if ok:
                 self.bad_file(host, job, job.reason, "", now)
@@ -3285,13 +3340,15 @@ class Chooser(Ledger):
 
     def take_next(self, group, request, now):
         """The group's next job for this slot: in the order of coming; the longest first once more wait than the host
-        has slots."""
+        has slots; the smallest where the host must show first how it does."""
         host = request.host
         fit = [job for job in group.queue if job.memory_mb <= request.memory_mb and host.key not in job.excluded]
         if not fit:
             return None
         job = fit[0]
-        if len(fit) > max(host.slots(), 1) and now - job.arrived < 3 * (self.statistics.remote.value or 1.0):
+        if host.failures or self.placement.unknown(host):
+            job = min(fit, key=lambda j: j.weight)
+        elif len(fit) > max(host.slots(), 1) and now - job.arrived < 3 * (self.statistics.remote.value or 1.0):
             job = max(fit, key=lambda j: j.weight)
         group.remove(job)
         return job
@@ -3408,7 +3465,8 @@ class Chooser(Ledger):
         rows, remark = self.placement.weigh(free, job, now), ""
         others = [host for host in self.hosts.sample(frame, now, job.excluded) if host not in free]
         best = min(self.placement.least(others, job), rows[0][0] if rows else float("inf"))
-        rows = [row for row in rows if row[0] <= CANDIDATE_COST_RATIO * best]   # a slow box must not make the tail
+        near = [row for row in rows if row[0] <= CANDIDATE_COST_RATIO * best]   # a slow box must not make the tail
+        rows = self.placement.worth_trying(rows, now) + near
         if not rows:
             if len(group.requests) >= min(PARKED_MAX, len(group.queue)):
                 return False
@@ -3490,6 +3548,19 @@ class Scheduler(Chooser):
                 if late or request.host.silent(now):
                     self.refused(request, "silent", "no answer for %d s" % (now - request.since), now)
                     self.actions.append(("withdraw", request))
+
+    def forgive(self, gap):
+        """This box stood still for so many seconds: nobody else was silent or late meanwhile."""
+        for host in self.hosts.values():
+            if host.report_at is not None:
+                host.report_at += gap
+            for lease in host.leases:
+                lease.since += gap
+        for job in self.jobs:
+            job.slept = True
+        for group in self.groups.values():
+            for request in group.requests:
+                request.since += gap
 
     def patience(self, host, job):
         """Seconds until a job counts as late. A plain distccd shows no other sign of being stuck; one of ours goes
@@ -4826,7 +4897,8 @@ class JobConnection:
     """
     __slots__ = ("server", "sock", "peer", "state", "deadline", "decoder", "slot_request", "job_id", "compiler", "argv",
                  "folder", "folder_fd", "source_fd", "left", "outgoing", "object_fd", "object_left", "object_at",
-                 "queued_at", "started_at", "area_at_start", "what", "times", "discarded", "begun", "got")
+                 "queued_at", "started_at", "area_at_start", "what", "times", "discarded", "size", "begun",
+                 "got")
 
     def __init__(self, server, sock, peer, now):
         self.server, self.sock, self.peer = server, sock, peer
@@ -4837,6 +4909,7 @@ class JobConnection:
         self.argv, self.left, self.outgoing, self.object_left, self.object_at = [], 0, bytearray(), 0, 0
         self.queued_at = self.started_at = self.area_at_start = 0.0
         self.what, self.discarded = "", 0
+        self.size = 0                                   # of the source, in bytes
         self.begun, self.got = 0.0, 0                   # when the first byte of the job came, and how many by now
 
     def fileno(self):
@@ -5006,6 +5079,18 @@ class JobConnection:
         self.end("cancelled", "")
 
 
+def read_text(folder_fd, name, uid):
+    """What the compiler wrote on a stream, cut where it is absurdly long."""
+    try:
+        fd, size = open_result(folder_fd, name, uid)
+    except (OSError, UnsafeResult):
+        return b""
+    try:
+        return os.read(fd, min(size, MAX_MESSAGE_BYTES))
+    finally:
+        os.close(fd)
+
+
 class Gate:
     """Who gets in: connections from accept to the admission, and their deadlines."""
 
@@ -5083,6 +5168,7 @@ class JobServer:
         self.running, self.leaving = {}, {}             # running: {job id: JobConnection}
         self.last_job_id, self.area, self.area_at = 0, 0.0, 0.0         # leaving: {job id: (folder, fd)} of killed jobs
         self.on_change = lambda: None               # called when the number of slots in use has changed
+        self.on_served = lambda connection, result: None            # and when a compile has ended well
 
     # -- slots
 
@@ -5171,7 +5257,8 @@ class JobServer:
         connection.source_fd = create_source(connection.folder_fd, os.fsencode(source))
         connection.argv = [os.fsencode(compiler.path)] + [os.fsencode(arg) for arg in args] + [b"-o", OBJECT_NAME]
         connection.what, connection.compiler = source, compiler
-        connection.state, connection.left, connection.begun = "body", request.size, self.loop.now()
+        connection.size, connection.begun = request.size, self.loop.now()
+        connection.state, connection.left = "body", request.size
         connection.progress_in(0)
         return None
 
@@ -5246,32 +5333,23 @@ class JobServer:
         if result.reason:
             return connection.refuse("timeout" if result.reason == "timeout" else "spawn", result.reason)
         folder_fd, status = connection.folder_fd, result.wait_status
-        stderr, stdout = self.read_text(folder_fd, b"err"), self.read_text(folder_fd, b"out")
+        uid = self.spawner.area.account.uid
+        stderr, stdout = read_text(folder_fd, b"err", uid), read_text(folder_fd, b"out", uid)
         object_fd, size = -1, 0
         if status == 0:
             try:
-                object_fd, size = open_result(folder_fd, OBJECT_NAME, self.spawner.area.account.uid)
+                object_fd, size = open_result(folder_fd, OBJECT_NAME, uid)
             except (OSError, UnsafeResult) as error:
                 status, stderr = 0x100, stderr + b"no object: %s\n" % os.fsencode(str(error))
         self.drop(connection, result.cpu_s)
         self.counters.served += 1
-        self.admission.memory.observe(PeakMemory.SERVED, result.max_rss_kb >> 10)
+        if not status:
+            self.on_served(connection, result)
         times = Times(int((connection.started_at - connection.queued_at) * 1e3), int(result.elapsed_s * 1e3 + 0.5),
                       int(result.cpu_s * 1e3 + 0.5), result.max_rss_kb, concurrency)
         self.loop.log("info", "job %s from %s: status %#x, %d ms, cpu %d ms, object %d KB, peak %d MB" % (
             connection.what, connection.peer, status, times.elapsed_ms, times.cpu_ms, size >> 10, times.peak_kb >> 10))
         return connection.reply(status, stderr, stdout, object_fd, size, times)
-
-    def read_text(self, folder_fd, name):
-        """What the compiler wrote on a stream, cut where it is absurdly long."""
-        try:
-            fd, size = open_result(folder_fd, name, self.spawner.area.account.uid)
-        except (OSError, UnsafeResult):
-            return b""
-        try:
-            return os.read(fd, min(size, MAX_MESSAGE_BYTES))
-        finally:
-            os.close(fd)
 
     def close_all(self):
         for connection in list(self.connections):
@@ -5495,9 +5573,7 @@ class Reports:
             self.loop.log("info", "%s is one of ours: used as a peer" % host.name)
         self.scheduler.report(host, load, now)
         self.scheduler.counted_to(host, load.counted.get(self.neighbours.instance, 0))
-        figures = self.scheduler.statistics.host(host.key)
-        if load.kb_sum > KB_PRIOR and not figures.samples:
-            figures.prior_k = load.cpu_ms_sum / load.kb_sum / 1e3
+        self.scheduler.statistics.told(host.key, load.kb_sum, load.cpu_ms_sum / 1e3)
         host.shared = bool(set(load.counted) - {self.neighbours.instance})
 
 
@@ -6703,6 +6779,13 @@ class Station:
         if self.server:
             self.server.grant_next()
 
+    def served(self, connection, result):
+        """A compile has ended well here: what this box learns of itself, and publishes."""
+        request = connection.slot_request
+        job_class = (request.job_class + MODE_MARKS[request.mode]) if request else "plain distcc"
+        self.scheduler.statistics.observe_served(connection.size / 1024, job_class, result.cpu_s,
+                                                 result.max_rss_kb >> 10)
+
     def refusal(self, available_mb):
         """The name of what forbids new jobs now, or None."""
         if self.draining:
@@ -6788,7 +6871,7 @@ class Daemon:
                 self.loop.log("warning", "no compiler found to offer")
             self.server = JobServer(self.loop, self.admission, self.spawner, offer, self.trust,
                                     self.config.max_job_mb << 20)
-            self.server.on_change = self.slots_changed
+            self.server.on_change, self.server.on_served = self.slots_changed, self.station.served
             self.station.server, self.station.port = self.server, doors.bound[0][1]
             watch(self.spawner, reading, self.server.on_spawner)
             for sock in doors.tcp:
@@ -6946,9 +7029,7 @@ class Daemon:
     def forgive(self, gap):
         """The process stood still: nobody else went silent meanwhile."""
         self.loop.log("info", "stood still for %.1f s" % gap)
-        for host in self.scheduler.hosts.values():
-            if host.report_at is not None:
-                host.report_at += gap
+        self.scheduler.forgive(gap)
         if self.server:
             for connection in self.server.connections:
                 connection.deadline += gap
@@ -8257,6 +8338,9 @@ def remarks(host, version):
     elif host["kind"] != "distccd" and host["contained"] in ("user", "none"):
         found.append({"user": "no Landlock there: compilers are contained by their user only",
                       "none": "compilers run there uncontained"}[host["contained"]])
+    spent = [value or 0 for value in host["mean_ms"].values()]
+    if (host["mean_ms"]["transfer"] or 0) > TRANSFER_SHARE_WARNED * sum(spent):
+        found.append("more time goes into transfer than into compiling: a slow link?")
     return "; ".join(printable(remark) for remark in found)
 
 

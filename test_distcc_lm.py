@@ -1820,6 +1820,41 @@ class Speed(unittest.TestCase):
         learnt(2.0, statistics=statistics, key="c")
         self.assertAlmostEqual(statistics.host("new").k() * 1e3, statistics.host("c").k() * 1e3)    # the median
 
+    def test_prior_follows(self):
+        """A host that was there before anything was known is taken for as fast as the others, once these are known."""
+        statistics = lm.Statistics()
+        statistics.host("early")
+        learnt(40.0, 30, statistics, "a")
+        statistics.host("b")
+        self.assertGreater(statistics.host("early").k() * 1e3, 10)
+        learnt(1.0, 30, statistics, "early")                    # until it has jobs of its own
+        self.assertLess(statistics.host("early").k() * 1e3, 3)
+        self.assertGreater(statistics.host("b").k() * 1e3, 10)
+
+    def test_told(self):
+        """What a host publishes of itself counts until it has run jobs of ours; few jobs tell nothing."""
+        statistics = lm.Statistics()
+        statistics.told("h", lm.KB_PRIOR - 1, 40.0)
+        self.assertFalse(statistics.host("h").known())
+        statistics.told("h", 4000, 80.0)
+        self.assertTrue(statistics.host("h").known())
+        self.assertAlmostEqual(statistics.host("h").k() * 1e3, 20)
+        self.assertAlmostEqual(statistics.host("new").k() * 1e3, 20)
+        learnt(2.0, 40, statistics)
+        statistics.told("h", 4000, 8000.0)
+        self.assertLess(statistics.host("h").k() * 1e3, 6)
+
+    def test_own_speed(self):
+        """A box learns its own speed from what it runs for others, and its jobs' need of memory; so others can know."""
+        statistics = lm.Statistics()
+        for i in range(40):
+            statistics.observe_served(200 + i, "c-O2", (200 + i) * 0.003, 300)
+        own = statistics.host("local")
+        self.assertLess(abs(work(statistics, "local", 1000, "c-O2", "new") / 3.0 - 1), 0.2)
+        self.assertGreater(own.kb_sum, lm.KB_PRIOR)
+        self.assertEqual(statistics.memory.need_mb(lm.PeakMemory.SERVED), 341)
+        self.assertEqual(statistics.sources.rows, {})
+
     def test_cold(self):
         """Ten jobs are enough at first, whatever the speed."""
         for speed in (1.0, 5.0, 25.0):
@@ -1979,6 +2014,50 @@ PEAKS = (
 )
 
 
+# Speeds of the hosts in ms/KB, sigma (ln) of the noise of each job, g(jobs per core) of the farm, KB/s of the link
+FARMS = (
+    ((5.0,), 0.15, lambda share: lm.stretch_prior(share * 64, 64), 50_000),
+    ((1.0, 4.0, 16.0), 0.15, lambda share: lm.stretch_prior(share * 64, 64), 50_000),
+    ((2.0, 8.0), 0.25, lambda share: max(1.0, share), 50_000),
+    ((2.0, 8.0), 0.2, lambda share: max(1.0, 2.2 * share), 50_000),
+    ((3.0, 3.0), 0.2, lambda share: max(1.0, share), 800),
+)
+
+
+class Predictions(unittest.TestCase):
+    def error(self, speeds, sigma, stretch, link, seed):
+        """Mean |predicted - actual| / actual of the next 100 jobs, once each class had 50."""
+        rng, statistics = random.Random(seed), lm.Statistics()
+        placement, classes, errors = lm.Placement(statistics, rng), {"c-O0": 0.5, "c++-O2-g": 2.0}, []
+        hosts = [lm.Host("h%d" % i, "h%d" % i, "peer") for i in range(len(speeds))]
+        for number in range(50 * len(classes) + 100):
+            at = rng.randrange(len(hosts))
+            host, name = hosts[at], rng.choice(sorted(classes))
+            host.load = host_load(8, rng.randrange(1, 9))
+            job = lm.Job(1, "f%d.c" % number, "o", name, "k", None, 0)
+            job.size_kb = int(rng.lognormvariate(5.3, 0.8)) + lm.SMALL_JOB_KB
+            job.weight = statistics.weight(job.size_kb, *job.keys())
+            predicted = placement.predicted(host, job)
+            cpu = job.size_kb * speeds[at] / 1e3 * classes[name] * rng.lognormvariate(0, sigma)
+            elapsed = cpu * stretch(host.occupied() / 8)
+            total = elapsed + job.size_kb * 1.3 / link + 0.002
+            errors.append(abs(predicted - total) / total)
+            statistics.observe(host.key, 8, figures(
+                job.size_kb, cpu, name, str(number), total, predicted_s=predicted, elapsed_ms=elapsed * 1e3,
+                wire_kb=job.size_kb * 1.3, concurrency=float(host.occupied())))
+        shown = [statistics.host(host.key).error.value for host in hosts]
+        self.assertLess(max(shown), 0.35)                       # what `status` tells of each
+        return sum(errors[-100:]) / 100
+
+    def test_error(self):
+        """At most a quarter off after 50 jobs of a class, whatever the hosts, noise, contention and link."""
+        for row in FARMS:
+            found = [self.error(*row, seed) for seed in range(3)]
+            with self.subTest(row):
+                self.assertLess(max(found), 0.25, found)
+                self.assertGreater(min(found), row[1] / 2)      # a mean error below the noise would be none
+
+
 class Memory(unittest.TestCase):
     def test_peaks(self):
         for peaks, need in PEAKS:
@@ -2029,7 +2108,8 @@ def with_change(path, value):
 del_ = object()
 HOSTILE_STATES = (
     (("format",), del_), (("format",), 2), (("format",), "1"), (("hosts",), del_), (("hosts",), []), (("hosts",), None),
-    (("hosts", "h"), []), (("hosts", "h"), [1] * 6), (("hosts", "h"), [1] * 20), (("hosts", "h"), 5),
+    (("hosts", "h"), []), (("hosts", "h"), [1] * 6), (("hosts", "h"), [1] * 19),
+    (("hosts", "h"), [1] * 21), (("hosts", "h"), 5),
     (("hosts", "h"), "1234567"),
     (("hosts", "h"), {"a": 1}), (("hosts", "h", 0), -1.0), (("hosts", "h", 0), math.nan), (("hosts", "h", 1), math.inf),
     (("hosts", "h", 1), 1e30), (("hosts", "h", 2), "3"), (("hosts", "h", 2), None), (("hosts", "h", 3), True),
@@ -2525,13 +2605,23 @@ class Choices(unittest.TestCase):
             a_job(scheduler, 0, source=str(i))
         self.assertEqual({request.host.name for _, request in done_actions(scheduler, 0, "ask")}, {"b"})
 
-    def test_unknown_host(self):
-        """At most a quarter of the cores of a host that has not shown three results."""
-        scheduler = a_scheduler(("new", 16))
-        scheduler.statistics.host("new").samples = 0
-        for i in range(12):
-            a_job(scheduler, 0, source=str(i))
-        self.assertLessEqual(len(done_actions(scheduler, 0, "ask")), 4 + 1)
+    def test_stood_still(self):
+        """This box was suspended: nobody is late or silent, and what ran meanwhile says nothing of speeds."""
+        scheduler = a_scheduler(("a", 4), lm.Host("d", "d", "distccd", lm.Endpoint(("d", 3632)), 2), cores=1)
+        jobs = [a_job(scheduler, 0, source=str(i)) for i in range(6)]
+        for _, request in done_actions(scheduler, 0, "ask"):
+            scheduler.granted(request, 1, 0)
+        running = [job for job in jobs if job.lease]
+        self.assertEqual({job.lease.host.name for job in running}, {"a", "d"})
+        scheduler.forgive(900)
+        scheduler.tick(901)
+        self.assertTrue(all(job.lease for job in running))
+        for job in running:
+            host, before = job.lease.host.key, scheduler.statistics.work(job.lease.host.key, 100)
+            scheduler.finished(job, figures(200, 900.0), 901)
+            self.assertEqual((scheduler.statistics.host(host).job_s.count, scheduler.statistics.work(host, 100)),
+                             (0, before))
+        self.assertFalse(a_job(scheduler, 902).slept)
 
     def test_late_binding(self):
         """The head of the queue gets the slot, whichever job was asked for; with no job left it is closed."""
@@ -2656,42 +2746,6 @@ class Choices(unittest.TestCase):
             again = a_job(scheduler, 2)
             self.assertEqual(again.reason, "remembered", name)
 
-    def test_out_of_memory(self):
-        """Killed for want of memory: half as much again, elsewhere, then here. No host backs off."""
-        scheduler = a_scheduler(("a", 4), ("b", 4), ("c", 4))
-        scheduler.hosts["b"].load.memory_mb = scheduler.hosts["a"].load.memory_mb = 700
-        scheduler.hosts["c"].load.memory_mb = 9000
-        job = a_job(scheduler, 0)
-        tried, needs = [], []
-        job.excluded.add("c")
-        for now in (1, 2):
-            (_, request), = done_actions(scheduler, now, "ask")
-            tried.append(request.host.name)
-            needs.append(request.memory_mb)
-            scheduler.granted(request, now, now)
-            scheduler.actions = []
-            job.excluded.discard("c")
-            scheduler.failed(job, "out-of-memory", "", now)
-        self.assertIn(tried[0], "ab")
-        self.assertEqual((tried[1], needs, job.memory_mb), ("c", [512, 768], 1152))
-        self.assertEqual([action[0] for action in done_actions(scheduler, 3)], ["local"])
-        self.assertEqual([host.failures for host in scheduler.hosts.values()], [0, 0, 0])
-        self.assertEqual(a_job(scheduler, 3).memory_mb, 1152)               # its like are known to need as much
-
-    def test_memory_of_slots(self):
-        """A slot is not given to a job that may need more memory than it was asked for; a host that has not as much
-        is asked for smaller ones."""
-        scheduler = a_scheduler(("a", 4), cores=0)
-        small, large = a_job(scheduler, 0, source="1"), a_job(scheduler, 0, source="2")
-        large.memory_mb = 1728
-        asked = [request for _, request in done_actions(scheduler, 0, "ask")]
-        self.assertEqual([request.memory_mb for request in asked], [512, 1728])
-        scheduler.cancelled(small, 1)
-        self.assertIsNone(scheduler.granted(asked[0], 1, 1))
-        small = a_job(scheduler, 1, source="3")
-        scheduler.refused(asked[1], "memory", "", 1)
-        self.assertEqual((large.excluded, small.excluded, scheduler.hosts["a"].failures), ({"a"}, set(), 0))
-
     def test_no_host(self):
         scheduler = a_scheduler(("a", 4))
         job = lm.Job(1, "t.c", "t.o", "c", "k", None, 0)
@@ -2742,6 +2796,92 @@ class Choices(unittest.TestCase):
         a_job(scheduler, 0)
         self.assertEqual(len(done_actions(scheduler, 0, "ask")), 1)
         self.assertLessEqual(len(costs), lm.CANDIDATES_DRAWN + lm.CANDIDATES_ALONE_MAX)
+
+
+class Exploring(unittest.TestCase):
+    """Hosts of which little is known, and jobs that need more than most."""
+
+    def test_unknown_host(self):
+        """At most a quarter of the cores of a host that has not shown three results."""
+        scheduler = a_scheduler(("new", 16))
+        scheduler.statistics.host("new").samples = 0
+        for i in range(12):
+            a_job(scheduler, 0, source=str(i))
+        self.assertLessEqual(len(done_actions(scheduler, 0, "ask")), 4 + 1)
+
+    def test_unknown_small_first(self):
+        """A host that must show first how it does gets small jobs: a new one, and one that has failed."""
+        for failed in (False, True):
+            scheduler = a_scheduler(("new", 16))
+            scheduler.statistics.host("new").samples = lm.UNKNOWN_HOST_RESULTS if failed else 0
+            jobs = [a_job(scheduler, 0, source=str(size), size_kb=size) for size in (500, 100, 900)]
+            if failed:
+                scheduler.hosts["new"].fails("connect", "", -9)
+            request = done_actions(scheduler, 0, "ask")[0][1]
+            self.assertIs(scheduler.granted(request, 1, 0), jobs[1])
+
+    def test_published(self):
+        """A host that has told of its own speed is no unknown one."""
+        scheduler = a_scheduler(("new", 16), cores=1)
+        scheduler.statistics.host("new").samples = 0
+        scheduler.statistics.told("new", 9000, 9.0)
+        for i in range(12):
+            a_job(scheduler, 0, source=str(i))
+        self.assertEqual(len(done_actions(scheduler, 0, "ask")), 12)
+
+    def test_idle_host(self):
+        """A host that got nothing for long is tried now and then, though it is known to be slow."""
+        scheduler = a_scheduler(("fast", 60), ("slow", 60), cores=1)
+        learnt(1.0, 30, scheduler.statistics, "fast")
+        learnt(8.0, 30, scheduler.statistics, "slow")
+        scheduler.statistics.remote.add(1.0)
+        tried = collections.Counter()
+        for i in range(1500):
+            for host in scheduler.hosts.values():
+                host.report_at = i
+            job = a_job(scheduler, i, source=str(i), size_kb=100)
+            (_, request), = done_actions(scheduler, i, "ask")
+            scheduler.granted(request, 1, i)
+            scheduler.actions = []
+            scheduler.finished(job, lm.JobFigures(1, "c", "", 1.0, 0, None), i)
+            tried[request.host.name] += 1
+        self.assertTrue(5 <= tried["slow"] <= 50, tried)
+
+    def test_out_of_memory(self):
+        """Killed for want of memory: half as much again, elsewhere, then here. No host backs off."""
+        scheduler = a_scheduler(("a", 4), ("b", 4), ("c", 4))
+        scheduler.hosts["b"].load.memory_mb = scheduler.hosts["a"].load.memory_mb = 700
+        scheduler.hosts["c"].load.memory_mb = 9000
+        job = a_job(scheduler, 0)
+        tried, needs = [], []
+        job.excluded.add("c")
+        for now in (1, 2):
+            (_, request), = done_actions(scheduler, now, "ask")
+            tried.append(request.host.name)
+            needs.append(request.memory_mb)
+            scheduler.granted(request, now, now)
+            scheduler.actions = []
+            job.excluded.discard("c")
+            scheduler.failed(job, "out-of-memory", "", now)
+        self.assertIn(tried[0], "ab")
+        self.assertEqual((tried[1], needs, job.memory_mb), ("c", [512, 768], 1152))
+        self.assertEqual([action[0] for action in done_actions(scheduler, 3)], ["local"])
+        self.assertEqual([host.failures for host in scheduler.hosts.values()], [0, 0, 0])
+        self.assertEqual(a_job(scheduler, 3).memory_mb, 1152)               # its like are known to need as much
+
+    def test_memory_of_slots(self):
+        """A slot is not given to a job that may need more memory than it was asked for; a host that has not as much
+        is asked for smaller ones."""
+        scheduler = a_scheduler(("a", 4), cores=0)
+        small, large = a_job(scheduler, 0, source="1"), a_job(scheduler, 0, source="2")
+        large.memory_mb = 1728
+        asked = [request for _, request in done_actions(scheduler, 0, "ask")]
+        self.assertEqual([request.memory_mb for request in asked], [512, 1728])
+        scheduler.cancelled(small, 1)
+        self.assertIsNone(scheduler.granted(asked[0], 1, 1))
+        small = a_job(scheduler, 1, source="3")
+        scheduler.refused(asked[1], "memory", "", 1)
+        self.assertEqual((large.excluded, small.excluded, scheduler.hosts["a"].failures), ({"a"}, set(), 0))
 
 
 # ---- a simulated farm: Schedulers and Admissions, a fake clock, random events
@@ -6830,6 +6970,13 @@ def job_killed_compiler(self, sock):
 
 
 @row_of_peers(5)
+def job_out_of_memory(self, sock):
+    self.read_job(sock)
+    words = b"cc1: out of memory allocating 4 bytes after a total of 8 bytes\n"
+    sock.sendall(lm.encode_reply(0x100, words, b"", 0) + lm.encode_times(lm.Times()))
+
+
+@row_of_peers(5)
 def job_huge_claims(self, sock):
     self.read_job(sock)
     sock.sendall(b"DONE00000001STAT00000000SERRffffffff")
@@ -6940,7 +7087,8 @@ class FaultyPeers(FarmCase):
     def test_next_host(self):
         """A host fails, another takes the job: it is not compiled here."""
         for name, kind, _, _ in PEER_ROWS:
-            if name in ("admit_closes", "job_closes_at_60", "job_killed_compiler", "job_refused_by_host"):
+            if name in ("admit_closes", "job_closes_at_60", "job_killed_compiler", "job_refused_by_host",
+                        "job_out_of_memory"):
                 with self.subTest(name):
                     bad, good = self.farm.add(kind()), self.farm.add(FaultyPeer())
                     good.object = b"from the good one"
