@@ -169,6 +169,9 @@ DIRECTIVES_BANDWIDTH_KB_S = 20_000.0    # jobs wait for the link / the submitter
 DIRECTIVES_SHARE = 0.75             # of the slots: jobs crowd on the able hosts / likewise
 OVERDUE_S = 30.0                    # slow jobs are taken from a plain distccd / a stuck one holds up the build
 OVERDUE_RATIO = 5.0                 # the same, times the predicted duration
+HEDGE_RATIO = 3.0                   # of the prediction, at the end of a build: work is done twice / it ends late
+HEDGE_LEAST_S = 1.0                 # the same where little was predicted
+HEDGE_SHARE = 0.02                  # of all jobs, at most; one in any case: stragglers stay / a loaded farm gets more
 REPLY_TIMEOUT_S = 300.0             # the same, for clients whose daemon is gone
 SILENCE_TIMEOUT_S = 5.0             # the same once a client waits (the daemon pings it each second)
 PING_INTERVAL_S = 1.0
@@ -291,6 +294,7 @@ REASONS = {name: Reason(name, text) for name, text in (
     ("no-daemon", "no daemon answers on this box"),
     ("no-host", "no host is up that offers this compiler"),
     ("hosts-failed", "the hosts that were tried failed"),
+    ("late", "it took far longer than predicted on its host, and was the last of the build"),
     ("local-is-faster", "this box has a free core and the farm has none"),
     ("messages", "the compiler wrote messages, which need the sources"),
     ("compile-error", "the remote compile failed; done again here for its messages"),
@@ -3102,6 +3106,7 @@ class Ledger:
         self.memory, self.plain_only = Memory(), Memory()       # what goes local; what does not bear -fdirectives-only
         self.decisions, self.history = collections.deque(maxlen=DECISIONS_KEPT), History()
         self.actions = []
+        self.dispatched = 0                 # jobs sent to hosts so far
         self.kin_running = 0                # jobs that daemons under this kernel run
         self.foreign = 0.0                  # runnable tasks on this box that are nobody's jobs
         self.totals = dict.fromkeys(("remote", "local", "fallback", "served", "refused", "hedged", "compile_errors",
@@ -3331,6 +3336,7 @@ class Chooser(Ledger):
         host.leases.add(lease)
         host.uncounted += 1
         host.used_at = now
+        self.dispatched += 1
         self.fair.take(job.uid)
         decision = job.decision
         decision.choice, decision.predicted_s = host.name, job.predicted_s
@@ -3505,6 +3511,12 @@ class Chooser(Ledger):
         busy = len(self.locals.holders) + len(self.locals.waiting) + self.kin_running
         return min(self.slots - busy, int(self.cores - self.foreign - demand - busy))
 
+    def cost_here(self, job):
+        """Predicted seconds of a compile on this box, which preprocesses again."""
+        jobs = len(self.locals.holders) + self.kin_running + 1
+        work = self.statistics.work("local", job.weight)
+        return work * self.statistics.contention.stretch(jobs, self.cores) + job.preprocess_s
+
     def offer_local(self, now):
         """This box as one more host: for jobs that no host has room for, where it is done sooner than waiting for
         one."""
@@ -3514,10 +3526,7 @@ class Chooser(Ledger):
                 return
             if self.hosts.any_free(job.kind(), now, job.excluded):
                 continue
-            figures = self.statistics.host("local")
-            jobs = len(self.locals.holders) + self.kin_running + 1
-            work = self.statistics.work("local", job.weight)
-            here = work * self.statistics.contention.stretch(jobs, self.cores) + job.preprocess_s
+            here, figures = self.cost_here(job), self.statistics.host("local")
             hosts = self.hosts.sample(self.hosts.frame(job.kind(), now), now, job.excluded)
             others = [row for row in job.decision.candidates if row[0] != "this box"]
             job.decision.candidates = others + [("this box", here, "%d samples" % figures.samples)]
@@ -3548,6 +3557,38 @@ class Scheduler(Chooser):
                 if late or request.host.silent(now):
                     self.refused(request, "silent", "no answer for %d s" % (now - request.since), now)
                     self.actions.append(("withdraw", request))
+        if not (any(group.queue for group in self.groups.values()) or self.turns.holders or self.turns.waiting.keys):
+            self.hedge(now)
+
+    def hedge(self, now):
+        """Nothing is left to dispatch, so a straggler may have a second place, if it has run for far longer than it
+        should; the last that was predicted so badly comes first."""
+        late = [(spent / job.predicted_s, spent, job) for job, spent in (
+                    (job, now - job.lease.since) for job in self.jobs if job.lease)
+                if spent > max(HEDGE_LEAST_S, HEDGE_RATIO * job.predicted_s)]
+        for _, spent, job in sorted(late, key=lambda row: row[:2], reverse=True):
+            if self.totals["hedged"] >= max(1, HEDGE_SHARE * self.dispatched):
+                return
+            self.hedge_one(job, spent, now)
+
+    def hedge_one(self, job, spent, now):
+        """This box, or another host, if it ends the job within the time that it has taken already: for all we know it
+        takes as long again. The client goes on with what it has until it is told of the second place."""
+        host = job.lease.host
+        hosts = self.hosts.candidates(self.hosts.frame(job.kind(), now), now, job.excluded | {host.key})
+        home = self.local_room() >= 1 and self.cost_here(job) < spent
+        if not home and self.placement.least(hosts, job) >= spent:
+            return
+        self.totals["hedged"] += 1
+        host.counters["cancelled"] += 1
+        self.note(job, now, "late on %s: %.1f s, predicted %.1f s" % (host.name, spent, job.predicted_s))
+        self.end_lease(job, now)
+        job.excluded.add(host.key)
+        if home:
+            job.tries = max(job.tries, 1)
+            self.go_home(job, "late", now)
+        else:
+            self.queue(job, now, first=True)
 
     def forgive(self, gap):
         """This box stood still for so many seconds: nobody else was silent or late meanwhile."""
@@ -7384,8 +7425,8 @@ class DaemonLink:
 class JobSocket:
     """One distcc job over a passed socket: request out, reply in, while the daemon may call it off."""
 
-    def __init__(self, fd, link):
-        self.fd, self.link, self.poll = fd, link, None
+    def __init__(self, fd, link, stays):
+        self.fd, self.link, self.stays = fd, link, stays        # stays: no word of the daemon's brings it here
         self.sent = self.received = 0
 
     def close(self):
@@ -7420,7 +7461,7 @@ class JobSocket:
         except (DaemonGone, WireError):
             self.link = None                        # this job ends without the daemon
             return
-        if message is not None:
+        if message is not None and not (self.stays and message[0] == b"LOCL"):
             raise CalledOff(*message)
 
     def exchange(self, argv, source_fd, size):
@@ -7905,8 +7946,8 @@ class Client:
     """One `cc` run. run() returns an exit status, or does not return at all (exec)."""
 
     def __init__(self, invocation):
-        self.invocation, self.environ = invocation, invocation.environ
-        self.say = invocation.say
+        self.invocation, self.environ, self.say = invocation, invocation.environ, invocation.say
+        self.stays = self.environ.get(b"DISTCC_LM_FALLBACK") == b"0"    # for tests: what may be distributed must be
         self.command = self.link = self.text = None
         self.outputs = []                                   # NewFiles to discard on any failure
 
@@ -7976,7 +8017,7 @@ class Client:
 
     def may_fall_back(self, reason):
         """DISTCC_LM_FALLBACK=0, for tests, forbids to compile here what might have been distributed."""
-        if self.environ.get(b"DISTCC_LM_FALLBACK") != b"0" or reason == "preprocessor" or reason in LOCAL_REASONS:
+        if not self.stays or reason == "preprocessor" or reason in LOCAL_REASONS:
             return True
         self.invocation.complain("%s: not compiled here, since DISTCC_LM_FALLBACK=0: %s" % (
             self.command.source, reason_text(reason)))
@@ -8033,7 +8074,7 @@ class Client:
         import time
         host, kind = fields[0].decode("utf-8", "replace"), fields[1]
         self.say("to %s: %d bytes" % (host, self.text.size))
-        job, started = JobSocket(self.link.take_socket(), self.link), time.monotonic()
+        job, started = JobSocket(self.link.take_socket(), self.link, self.stays), time.monotonic()
         try:
             reply = job.exchange(self.text.remote_argv(own=kind != b"distccd"), self.text.fd, self.text.size)
             if reply.status or (reply.stderr or reply.stdout) and not self.invocation.takes_messages():
@@ -8062,7 +8103,7 @@ class Client:
         """The server answered, but not just with an object."""
         if killed_by(reply):
             return self.another(killed_by(reply), job)
-        if reply.status and (self.invocation.takes_messages() or self.environ.get(b"DISTCC_LM_FALLBACK") == b"0"):
+        if reply.status and (self.invocation.takes_messages() or self.stays):
             show(reply)
             if job.link:
                 self.link.send(b"DONE", b"failed")

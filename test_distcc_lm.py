@@ -2698,6 +2698,7 @@ class Choices(unittest.TestCase):
         scheduler = a_scheduler(lm.Host("d", "d", "distccd", lm.Endpoint(("d", 3632)), 2))
         job = a_job(scheduler, 0)
         scheduler.granted(done_actions(scheduler, 0, "ask")[0][1], 0, 0)
+        scheduler.totals["hedged"] = 9                              # whatever was hedged
         scheduler.tick(29)
         self.assertEqual(job.state, "remote")
         scheduler.tick(31 + 5 * job.predicted_s)
@@ -2882,6 +2883,90 @@ class Exploring(unittest.TestCase):
         small = a_job(scheduler, 1, source="3")
         scheduler.refused(asked[1], "memory", "", 1)
         self.assertEqual((large.excluded, small.excluded, scheduler.hosts["a"].failures), ({"a"}, set(), 0))
+
+
+class Hedging(unittest.TestCase):
+    """The last jobs of a build: a second place for one that takes far longer than it should."""
+
+    def farm(self, *hosts, cores=1, jobs=1):
+        """A scheduler and its jobs, all of them on the first host; the others are free from then on."""
+        scheduler = a_scheduler(*hosts, cores=cores)
+        for host in hosts[1:]:
+            scheduler.hosts[host[0]].full = True
+        for i in range(jobs):
+            a_job(scheduler, 0, source=str(i))
+        for _, request in done_actions(scheduler, 0, "ask"):
+            scheduler.granted(request, 1, 0)
+        scheduler.actions = []
+        self.keep(scheduler, 0)
+        return scheduler, sorted(scheduler.jobs, key=lambda job: int(job.source))
+
+    def keep(self, scheduler, now):
+        """All hosts report, none has others' jobs."""
+        for host in scheduler.hosts.values():
+            scheduler.report(host, host_load(host.load.slots, 0), now)
+
+    def late(self, job):
+        return lm.HEDGE_RATIO * max(job.predicted_s, lm.HEDGE_LEAST_S) + 0.1
+
+    def test_here(self):
+        """This box first, where it has a core to spare."""
+        scheduler, (job,) = self.farm(("a", 4), ("b", 4), cores=4)
+        scheduler.tick(lm.HEDGE_LEAST_S - 0.1)
+        self.assertEqual(job.state, "remote")
+        scheduler.tick(self.late(job))
+        self.assertEqual([action[0] for action in done_actions(scheduler, self.late(job))], ["local"])
+        self.assertEqual((job.reason, scheduler.totals["hedged"], scheduler.totals["fallback"]), ("late", 1, 1))
+        host = scheduler.hosts["a"]
+        self.assertEqual((host.failures, host.counters["cancelled"], host.counters["failed"]), (0, 1, 0))
+        scheduler.finished(job, lm.JobFigures(1, "c", "", 1.0, 0, None), 9)     # the first place was done first
+        scheduler.check()
+
+    def test_elsewhere(self):
+        scheduler, (job,) = self.farm(("a", 4), ("b", 4))
+        now = self.late(job)
+        scheduler.tick(now)
+        (_, request), = done_actions(scheduler, now, "ask")
+        self.assertEqual((request.host.name, job.state), ("b", "wait"))
+        self.assertIs(scheduler.granted(request, 2, now), job)
+        self.assertEqual((scheduler.totals["hedged"], job.tries), (1, 0))
+        scheduler.check()
+
+    def test_pointless(self):
+        """Not where the second place would take longer than the job has taken so far."""
+        scheduler, (job,) = self.farm(("a", 4), ("b", 4))
+        learnt(200.0, 60, scheduler.statistics, "b")
+        scheduler.tick(self.late(job))
+        self.assertEqual((job.state, scheduler.totals["hedged"]), ("remote", 0))
+
+    def test_not_before_the_end(self):
+        """As long as something waits to be dispatched, or is being preprocessed, nothing is done twice."""
+        for waits in ("queue", "turn"):
+            scheduler, (job,) = self.farm(("a", 1), ("b", 4))
+            scheduler.hosts["b"].full = waits == "queue"
+            a_job(scheduler, 1, source="9", sized=waits == "queue")
+            scheduler.pump(1)
+            scheduler.tick(self.late(job))
+            self.assertEqual((job.state, scheduler.totals["hedged"]), ("remote", 0))
+
+    def test_share(self):
+        """One job in fifty at most, the latest first; one in any case."""
+        scheduler, jobs = self.farm(("a", 20), ("b", 20), jobs=10)
+        jobs[4].predicted_s /= 2
+        scheduler.tick(self.late(jobs[0]))
+        self.assertEqual([job for job in jobs if job.state != "remote"], [jobs[4]])
+        scheduler.dispatched = 150
+        scheduler.cancelled(jobs[4], 5)
+        scheduler.tick(self.late(jobs[0]))
+        self.assertEqual(scheduler.totals["hedged"], 3)
+
+    def test_predicted_well(self):
+        """A job that was expected to take long is not late."""
+        scheduler, (job,) = self.farm(("a", 4), ("b", 4), cores=4)
+        job.predicted_s = 100.0
+        self.keep(scheduler, 290)
+        scheduler.tick(290)
+        self.assertEqual(job.state, "remote")
 
 
 # ---- a simulated farm: Schedulers and Admissions, a fake clock, random events
@@ -7183,6 +7268,56 @@ class FaultyPeers(FarmCase):
                 self.assertIsNotNone(done, "still waiting after 12 s")
                 self.same(done, expected, job.__name__)
                 daemon.idle()
+
+
+class Stragglers(FarmCase):
+    """The last job of a build is on a host that reports and does not end it: a second place, and the first is hung up
+    on."""
+
+    def compile(self, slow, daemon, then=lambda: None):
+        """Start a compile on the slow peer; its Ran, and gcc's."""
+        source = self.sources.make()
+        expected = self.sources.expected(source)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            done = pool.submit(self.cc, daemon, "gcc", "-c", source, "-o", "o")
+            self.assertTrue(slow.has_job.wait(DEADLINE_S))
+            then()
+            return done.result(), expected
+
+    def test_here(self):
+        slow = self.farm.add(SlowPeer())
+        daemon = self.farm.submitter(slow)
+        done, expected = self.compile(slow, daemon)
+        self.same(done, expected, "o")
+        self.assertLess(done.seconds, 15)
+        totals = daemon.idle()["totals"]
+        self.assertEqual((totals["hedged"], totals["fallback"], totals["local_reasons"]), (1, 1, {"late": 1}))
+        self.assertEqual(daemon.status()["hosts"][1]["state"], "up")            # no blame
+
+    def test_elsewhere(self):
+        slow, good = self.farm.add(SlowPeer()), self.farm.add(FaultyPeer())
+        good.object, good.reports = b"from the good one", False
+        daemon = self.farm.start("--peer", slow.address, "--peer", good.address, "--procfs",
+                                 set_procfs(new_folder(), cores=1))
+        daemon.until(lambda s: s["hosts"][1]["state"] == "up")
+        done, _ = self.compile(slow, daemon, lambda: setattr(good, "reports", True))
+        self.assertEqual((done.code, self.sources.object("o")), (0, good.object))
+        totals = daemon.idle()["totals"]
+        self.assertEqual((totals["hedged"], totals["remote"], totals["local"]), (1, 1, 0))
+
+    def test_first_place_wins(self):
+        """With DISTCC_LM_FALLBACK=0 a job is not called home: the slow host's object is taken when it comes."""
+        slow = self.farm.add(SlowPeer())
+        slow.object = b"it came"
+        daemon = self.farm.submitter(slow)
+        source = self.sources.make()
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            done = pool.submit(self.cc, daemon, "gcc", "-c", source, "-o", "o", env={"DISTCC_LM_FALLBACK": "0"})
+            daemon.until(lambda s: s["totals"]["hedged"])
+            slow.go.set()
+            self.assertEqual(done.result().code, 0)
+        self.assertEqual(self.sources.object("o"), slow.object)
+        daemon.idle()
 
 
 class Interrupts(FarmCase):
