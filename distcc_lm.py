@@ -84,6 +84,7 @@ if TYPE_CHECKING:       # ruff and mypy take it for true; at run time import_dae
     import ipaddress
     import json
     import math
+    import mmap
     import os
     import random
     import resource
@@ -102,7 +103,7 @@ if TYPE_CHECKING:       # ruff and mypy take it for true; at run time import_dae
 
 def import_daemon_modules():
     """Import what all commands but `cc` use. Apart from the client, which would pay 60 ms for them at every compile."""
-    global _thread, collections, errno, fcntl, gc, hashlib, hmac, ipaddress, json, math, os, random, resource
+    global _thread, collections, errno, fcntl, gc, hashlib, hmac, ipaddress, json, math, mmap, os, random, resource
     global select, selectors, shutil, signal, socket, stat, struct, subprocess, tempfile, threading, time
     import _thread
     import collections
@@ -114,6 +115,7 @@ def import_daemon_modules():
     import ipaddress
     import json
     import math
+    import mmap
     import os
     import random
     import resource
@@ -163,6 +165,7 @@ MAX_ARGUMENT_BYTES = 128 * 1024     # the kernel's own limit for one argument
 MAX_ARGV_BYTES = 160 * 1024         # one message to the spawner; longer command lines are compiled locally
 MAX_MESSAGE_BYTES = 1 << 20         # compiler output is cut / memory for a job that prints without end
 MAX_LOAD_REQUEST_BYTES = 1024       # room for later fields / memory
+LZO_BLOCK_BYTES = 1 << 20           # unpacked between writes; at least twice LZO_WINDOW. Slower / memory
 MAX_CLIENT_MESSAGE_BYTES = 64 * 1024
 SESSIONS_PER_UID = 2000             # large builds go local / one user takes all descriptors
 HELLO_TIMEOUT_S = 1.0               # a busy daemon is passed by / a frozen one holds up each compile
@@ -432,20 +435,166 @@ def take_body(name, most):
     return (yield size) if size else b""
 
 
+# ---- LZO1X, the bodies of distcc's protocol 2 (`,lzo`): one block each, without a header or its unpacked size. We send
+# literals only: legal, and what a compressor in Python would take for one file the link carries ten in.
+
+LZO_WINDOW = 0xbfff                 # how far back a match may reach
+LZO_END = b"\x11\0\0"
+
+
+def lzo_head(size):
+    """What precedes `size` > 0 literals; LZO_END follows them."""
+    if size <= 238:
+        return bytes((size + 17,))
+    zeros, last = divmod(size - 19, 255)
+    return bytes(zeros + 1) + bytes((last + 1,))
+
+
+def lzo_size(size):
+    """Bytes of the block that carries so many literals; none are sent as no block at all."""
+    return size and len(lzo_head(size)) + size + len(LZO_END)
+
+
+def lzo_block(text):
+    return text and lzo_head(len(text)) + text + LZO_END
+
+
+class LzoOutput:
+    """What lzo_unpack() has made: handed to `write` in blocks, and refused beyond `most` bytes."""
+    __slots__ = ("out", "total", "most", "write")
+
+    def __init__(self, write, most):
+        self.out, self.total, self.most, self.write = bytearray(), 0, most, write
+
+    def flush(self, keep=LZO_WINDOW):
+        """All but what a match may still refer to."""
+        cut = max(0, len(self.out) - keep)
+        self.total += cut
+        if self.total > self.most:
+            raise WireError("LZO: more than %d bytes" % self.most)
+        self.write(self.out[:cut])
+        del self.out[:cut]
+
+    def literals(self, data, at, count):
+        for begin in range(at, at + count, LZO_BLOCK_BYTES):
+            self.out += data[begin:min(begin + LZO_BLOCK_BYTES, at + count)]
+            if len(self.out) > LZO_BLOCK_BYTES:
+                self.flush()
+        if at + count > len(data):
+            raise IndexError
+
+    def repeat(self, distance, count):
+        """A match that reaches into what it makes. A byte of input asks for 255: so in pieces, and each counted."""
+        piece = self.out[-distance:] * (65536 // distance + 1)
+        while count > len(piece):
+            self.out += piece
+            count -= len(piece)
+            if len(self.out) > LZO_BLOCK_BYTES:
+                self.flush()
+        self.out += piece[:count]
+
+
+def lzo_long(data, at, base):
+    """(length, index of what follows) where the length's own bits are 0: each zero byte counts 255."""
+    begin = at
+    while not data[at]:
+        at += 1
+    return (at - begin) * 255 + base + data[at], at + 1
+
+
+def lzo_instructions(data, at, state, output):
+    """Decode until about LZO_BLOCK_BYTES are held: (index, state). state: literals just copied, 4 for a run of them,
+    -1 at the end. 30 MB/s: a slice a match, and no call but for what is rare."""
+    out = output.out
+    end = len(out)
+    while end < LZO_BLOCK_BYTES:
+        t = data[at]
+        at += 1
+        if t >= 64:
+            distance, count = (data[at] << 3) + (t >> 2 & 7) + 1, (t >> 5) + 1
+            at += 1
+        elif t >= 16:
+            mask = 31 if t >= 32 else 7
+            count = t & mask
+            if not count:
+                count, at = lzo_long(data, at, mask)
+            count += 2
+            distance = (data[at] >> 2 | data[at + 1] << 6) + 1
+            if t < 32:
+                distance += 16383 + ((t & 8) << 11)
+                if distance == 16384:
+                    return at + 2, -1
+            t = data[at]
+            at += 2
+        elif not state:
+            count = t + 3
+            if not t:
+                count, at = lzo_long(data, at, 18)
+            output.literals(data, at, count)
+            at, state, end = at + count, 4, len(out)
+            continue
+        else:
+            count = 2 if state < 4 else 3
+            distance = (data[at] << 2) + (t >> 2) + (1 if state < 4 else 2049)
+            at += 1
+        state = t & 3
+        if distance > end:
+            raise WireError("LZO: a match from before the beginning")
+        if count <= distance:
+            out += out[end - distance:end - distance + count]
+            end += count
+        else:
+            output.repeat(distance, count)
+            end = len(out)
+        if state:
+            out += data[at:at + state]
+            at += state
+            end += state
+    return at, state
+
+
+def lzo_unpack(data, write, most):
+    """Unpack a whole block to write(bytes); how many bytes came out. WireError for what is no LZO1X, or over `most`.
+    `data`: bytes or a mmap. Time and memory are bounded by len(data) + `most`, and by a few blocks."""
+    output, at, state = LzoOutput(write, most), 0, 0
+    try:
+        if data[0] > 17:
+            count = data[0] - 17
+            output.literals(data, 1, count)
+            at, state = count + 1, min(count, 4)
+        while state >= 0:
+            at, state = lzo_instructions(data, at, state, output)
+            output.flush(LZO_WINDOW if state >= 0 else 0)
+    except IndexError:
+        raise WireError("LZO: cut short") from None
+    if at != len(data):
+        raise WireError("LZO: %d bytes behind the end" % (len(data) - at))
+    return output.total
+
+
+def lzo_text(data, most):
+    """A short body, unpacked; none is no block."""
+    parts = []
+    if data:
+        lzo_unpack(data, parts.append, most)
+    return b"".join(parts)
+
+
 # ---- a job, as a server reads it
 
 class JobRequest:
-    """What precedes a job's source: protocol version, argv as bytes, and the source's size in bytes."""
+    """What precedes a job's source: protocol version, argv as bytes, and the source's size in bytes, as sent."""
     __slots__ = ("version", "argv", "size")
 
     def __init__(self, version, argv, size):
         self.version, self.argv, self.size = version, argv, size
 
 
-def encode_job(argv, size):
-    """All of a protocol 1 request but the source itself, which follows: `size` bytes of it."""
-    return b"".join([token(b"DIST", 1), token(b"ARGC", len(argv))] + [body_token(b"ARGV", word) for word in argv]
-                    + [token(b"DOTI", size)])
+def encode_job(argv, size, version=1):
+    """All of a request but the source itself, which follows: `size` bytes, in protocol 2 with LZO_END behind them."""
+    doti = [token(b"DOTI", size)] if version == 1 else [token(b"DOTI", lzo_size(size)), lzo_head(size) if size else b""]
+    return b"".join([token(b"DIST", version), token(b"ARGC", len(argv))]
+                    + [body_token(b"ARGV", word) for word in argv] + doti)
 
 
 def decode_job(version=None):
@@ -453,9 +602,9 @@ def decode_job(version=None):
     read."""
     if version is None:
         version = yield from take_token(b"DIST")
-    if version != 1:
-        names = {2: " (,lzo)", 3: " (pump mode)"}
-        raise WireError("distcc protocol %d%s is not served, only protocol 1" % (version, names.get(version, "")))
+    if version not in (1, 2):
+        name = " (pump mode: take ,cpp out of DISTCC_HOSTS)" if version == 3 else ""
+        raise WireError("distcc protocol %d%s is not served, only 1 and 2" % (version, name))
     count = yield from take_token(b"ARGC", MAX_ARGUMENTS)
     argv, total = [], 0
     for _ in range(count):
@@ -504,24 +653,31 @@ class Reply:
         self.status, self.stderr, self.stdout, self.size, self.refusal = status, stderr, stdout, size, refusal
 
 
-def encode_reply(status, stderr, stdout, size):
-    """A protocol 1 reply up to the object; `status` is a raw wait status."""
-    return b"".join((token(b"DONE", 1), token(b"STAT", status), body_token(b"SERR", stderr),
-                     body_token(b"SOUT", stdout), token(b"DOTO", size)))
+def encode_reply(status, stderr, stdout, size, version=1):
+    """A reply up to the object, which follows: `size` bytes, in protocol 2 with LZO_END behind them. `status` is a raw
+    wait status."""
+    head = b""
+    if version == 2:
+        stderr, stdout, head = lzo_block(stderr), lzo_block(stdout), lzo_head(size) if size else b""
+        size = lzo_size(size)
+    return b"".join((token(b"DONE", version), token(b"STAT", status), body_token(b"SERR", stderr),
+                     body_token(b"SOUT", stdout), token(b"DOTO", size), head))
 
 
-def decode_reply():
-    """Generator for a Reply. The object follows and is not read."""
+def decode_reply(version=1):
+    """Generator for a Reply. The object follows and is not read; in protocol 2 it is LZO, and `size` is as sent."""
     name, value = parse_token((yield TOKEN_BYTES))
     if name == b"LMNO":
         if value > MAX_LOAD_REQUEST_BYTES:
             raise WireError("an LMNO of %d bytes" % value)
         return Reply(refusal=parse_refusal((yield value)))
-    if name != b"DONE" or value != 1:
-        raise WireError("%s %d instead of DONE 1" % (name.decode("latin-1"), value))
+    if name != b"DONE" or value != version:
+        raise WireError("%s %d instead of DONE %d" % (name.decode("latin-1"), value, version))
     status = yield from take_token(b"STAT", 0xffff)
     stderr = yield from take_body(b"SERR", 64 * MAX_MESSAGE_BYTES)
     stdout = yield from take_body(b"SOUT", 64 * MAX_MESSAGE_BYTES)
+    if version == 2:
+        stderr, stdout = (lzo_text(text, 64 * MAX_MESSAGE_BYTES) for text in (stderr, stdout))
     size = yield from take_token(b"DOTO")
     return Reply(status, stderr, stdout, size)
 
@@ -767,7 +923,8 @@ class Load:
 #   daemon to client   WAIT what                                                   an answer comes later
 #                      TURN mode, identity wanted (0|1), recipe                    preprocess now; "?": make a recipe
 #                      FILE odd (0|1), numbers of unknown files                    in answer to SEEN
-#                      SOCK host, kind, mode  + the socket                         send the job there
+#                      SOCK host, kind, mode  + the socket                         send the job there; kind: peer,
+#                                                                                  distccd or distccd,lzo
 #                      LOCL reason, hold (0|1)              run it here; hold: keep this connection until it ends
 #                      PING                                                        still here
 #                      JSON text                                                   answer to status, jobs, why, drain
@@ -820,49 +977,74 @@ def parse_endpoint(text, default_port=DEFAULT_PORT):
 
 
 class HostEntry:
-    """One plain distccd server of a host list."""
-    __slots__ = ("endpoint", "slots", "word")
+    """One plain distccd server of a host list; `lzo`: it is to be spoken to in protocol 2."""
+    __slots__ = ("endpoint", "slots", "lzo", "word")
 
-    def __init__(self, endpoint, slots, word):
-        self.endpoint, self.slots, self.word = endpoint, slots, word
+    def __init__(self, endpoint, slots, lzo, word):
+        self.endpoint, self.slots, self.lzo, self.word = endpoint, slots, lzo, word
 
 
-def parse_host_word(word):
-    """HostEntry for one word of a list, or a str: why it is passed over. Raises UsageError for what is no host at
-    all."""
-    body, *options = word.split(",")
-    if "@" in body:
-        return "%s: ssh hosts are not used; open a tunnel to its distccd and list that" % word
-    if word == "+zeroconf" or word.startswith("--"):
-        return "%s is not used" % word
-    if body.replace("=", "/").split("/")[0] == "localhost":
-        return "%s: this box takes part by itself, with --slots" % word
-    names = [option.split("=")[0] if option.startswith("auth=") else option for option in options]
-    for name in names:
-        if name not in ("cpp", "lzo", "auth", "down"):
-            raise UsageError("%r: unknown option %r" % (word, name))
-    if "auth" in names:
-        return "%s: servers that want authentication are not used" % word
-    if "down" in names:
-        return "%s is marked as down" % word
-    slots, separator = "4", "/" if "/" in body else "="
-    if separator in body:
-        host, _, rest = body.partition(separator)
-        slots, colon, port = rest.partition(":")
-        body = host + colon + port
-        if not (slots.isascii() and slots.isdigit() and 0 < int(slots) < 10_000):
+class HostList:
+    """What DISTCC_HOSTS or a hosts file says. Limits are None where it says nothing of them."""
+    __slots__ = (
+        "entries",          # HostEntry, in their order
+        "warnings",         # sentences: what cannot be done, and the way round it
+        "localhost",        # distributable jobs that may run here at once
+        "localslots", "localslots_cpp",     # other local jobs, and preprocessors, at once
+    )
+    TUNNEL = "open an ssh tunnel (ssh -fNL 3633:localhost:3632 HOST) and list its end, 127.0.0.1:3633"
+
+    def __init__(self, text=""):
+        """Raises UsageError for what distcc would not take either: then it uses none of the list."""
+        self.entries, self.warnings = [], []
+        self.localhost = self.localslots = self.localslots_cpp = None
+        for line in text.splitlines():
+            for word in line.partition("#")[0].split():
+                self.take(word)
+
+    def take(self, word):
+        if word.startswith("--"):
+            return self.option(word)
+        body, *options = word.split(",")
+        names = {"auth" if option.startswith("auth=") else option for option in options}
+        if names - {"cpp", "lzo", "auth", "down"}:
+            raise UsageError("%r: unknown option %r" % (word, min(names - {"cpp", "lzo", "auth", "down"})))
+        if "@" in body:
+            self.warnings.append("%s: ssh hosts are not used; %s" % (word, self.TUNNEL))
+        elif word == "+zeroconf":
+            self.warnings.append("+zeroconf is not used; --use NET finds daemons of ours, others must be listed")
+        elif body.replace("=", "/").split("/")[0] == "localhost":
+            self.localhost = self.slots(word, body.replace("=", "/").partition("/")[2]) if body != "localhost" else None
+        else:
+            self.host(word, body, names)
+        return None
+
+    def host(self, word, body, names):
+        slots, separator = "4", "/" if "/" in body else "="
+        if separator in body:
+            host, _, rest = body.partition(separator)
+            slots, colon, port = rest.partition(":")
+            body = host + colon + port
+        entry = HostEntry(parse_endpoint(body), self.slots(word, slots), "lzo" in names, word)
+        if "auth" in names:
+            self.warnings.append("%s: servers that want authentication are not used; %s" % (word, self.TUNNEL))
+        elif "down" not in names:                   # lsdistcc -x writes that
+            self.entries.append(entry)
+            if "cpp" in names:
+                self.warnings.append("%s: used without pump mode (,cpp)" % word)
+
+    def option(self, word):
+        name, separator, value = word[2:].partition("=")
+        if name in ("localslots", "localslots_cpp") and separator:
+            setattr(self, name, self.slots(word, value))
+        elif word != "--randomize":                 # hosts are weighed, and their order says nothing
+            raise UsageError("%r: unknown option" % word)
+
+    @staticmethod
+    def slots(word, text):
+        if not (text.isascii() and text.isdigit() and 0 < int(text) < 10_000):
             raise UsageError("%r: the number of slots must be from 1 to 9999" % word)
-    return HostEntry(parse_endpoint(body), int(slots), word)
-
-
-def parse_host_list(text):
-    """(list of HostEntry, list of warnings) of a list as in DISTCC_HOSTS or a hosts file. Raises UsageError."""
-    entries, warnings = [], []
-    for line in text.splitlines():
-        for word in line.partition("#")[0].split():
-            entry = parse_host_word(word)
-            (warnings if isinstance(entry, str) else entries).append(entry)
-    return entries, warnings
+        return int(text)
 
 
 # ---- where a daemon's unix socket is
@@ -2701,6 +2883,7 @@ class Host:
         "name", "kind", "endpoint",
         "address",          # resolved address, "" until then
         "listed_slots",     # of a plain distccd; jobs at once
+        "lzo",              # it is listed with ,lzo
         "load",             # last Load, None before the first and for distccd
         "report_at", "patience_s",      # of that report; how long after it the host counts as silent
         "leases",           # set of Lease: mine, granted and not yet ended
@@ -2720,8 +2903,9 @@ class Host:
         "distrusted",       # when a report of it had no right MAC, None since one had
     )
 
-    def __init__(self, key, name, kind, endpoint=None, listed_slots=0):
-        self.key, self.name, self.kind, self.endpoint, self.listed_slots = key, name, kind, endpoint, listed_slots
+    def __init__(self, key, name, kind, endpoint=None, listed_slots=0, lzo=False):
+        self.key, self.name, self.kind, self.endpoint = key, name, kind, endpoint
+        self.listed_slots, self.lzo = listed_slots, lzo
         self.address = endpoint[0] if endpoint else ""
         self.load, self.report_at, self.patience_s = None, None, PEER_TIMEOUT_S
         self.leases, self.asking, self.uncounted, self.ended, self.full = set(), 0, 0, 0, False
@@ -3168,6 +3352,7 @@ class Ledger:
     def __init__(self, statistics, slots, cores, rng):
         self.statistics, self.placement = statistics, Placement(statistics, rng)
         self.slots, self.cores = slots, cores
+        self.turn_limit, self.home_limit = cores, math.inf      # preprocessors; distributable jobs here by choice
         self.hosts = Roster(self.placement, rng)
         self.jobs = set()                   # from hello to end
         self.groups = {}                    # Job.group(): Group
@@ -3497,7 +3682,7 @@ class Chooser(Ledger):
                 pending.remove(group)
         self.offer_local(now)
         if self.turns.waiting.keys and self.texts_held() < TEXTS_HELD_MAX:
-            for job in self.turns.grant(self.cores, now):
+            for job in self.turns.grant(self.turn_limit, now):
                 job.mode = self.choose_mode(job, now)
                 job.enter("preprocess", now)
                 self.actions.append(("turn", job))
@@ -3578,7 +3763,7 @@ class Chooser(Ledger):
         pre, whole = self.statistics.preprocess.value, self.statistics.remote.value
         demand = max(len(self.turns.holders) + len(self.turns.waiting), remote * pre / whole if whole else 1)
         busy = len(self.locals.holders) + len(self.locals.waiting) + self.kin_running
-        return min(self.slots - busy, int(self.cores - self.foreign - demand - busy))
+        return min(self.slots - busy, self.home_limit - busy, int(self.cores - self.foreign - demand - busy))
 
     def cost_here(self, job):
         """Predicted seconds of a compile on this box, which preprocesses again."""
@@ -3726,6 +3911,10 @@ class RequestTooLarge(Exception):
 
 class SpawnerGone(Exception):
     """The spawner died: kill_known_groups(), close its jobs, exit 1."""
+
+
+class BadSource(Exception):
+    """A job's source cannot be unpacked."""
 
 
 class UnsafeResult(Exception):
@@ -4088,21 +4277,23 @@ REQUEST = Layout("=cQHHH")       # operation, job, numbers of argv, environment 
 SPAWN, KILL, REMOVE = b"S", b"K", b"R"  # REMOVE: the first string is a folder
 RESULT = Layout("=cQqdQd")       # kind, job, pid or errno or wait status, CPU s, KB, elapsed s; then a text
 RESULT_KINDS = {b"s": "started", b"f": "failed", b"e": "ended"}
+PACKED_NAME = b"packed.lzo"             # a source of protocol 2 as it came
 READY = b"ready "                       # first message of a spawner: this and the containment; otherwise the reason
 
 
 class SpawnRequest:
-    __slots__ = ("operation", "job_id", "folder", "argv", "env", "readable")
+    __slots__ = ("operation", "job_id", "folder", "argv", "env", "readable", "packed")
 
-    def __init__(self, operation, job_id=0, folder=b"", argv=(), env=(), readable=()):
+    def __init__(self, operation, job_id=0, folder=b"", argv=(), env=(), readable=(), packed=b""):
         self.operation, self.job_id, self.folder = operation, job_id, folder
         self.argv, self.env, self.readable = argv, env, readable    # bytes; bytes to bytes; folders
+        self.packed = packed                                        # the file that PACKED_NAME is to be unpacked to
 
 
 def encode_request(request):
     """ValueError when a string holds NUL or there are more than 65,535."""
-    strings = [request.folder, *request.argv, *(key + b"=" + value for key, value in dict(request.env).items()),
-               *request.readable]
+    strings = [request.folder, request.packed, *request.argv,
+               *(key + b"=" + value for key, value in dict(request.env).items()), *request.readable]
     if any(b"\0" in string for string in strings):
         raise ValueError("NUL in an argument, the environment or a folder")
     try:
@@ -4120,10 +4311,11 @@ def decode_request(message):
     except struct.error:
         raise ValueError("short request") from None
     folder, *strings = message[REQUEST.size:].split(b"\0")
-    if len(strings) != arguments + variables + folders:
+    if len(strings) != 1 + arguments + variables + folders:
         raise ValueError("request of %d strings" % len(strings))
+    packed = strings.pop(0)
     env = dict(pair.split(b"=", 1) for pair in strings[arguments:arguments + variables])
-    return SpawnRequest(operation, job_id, folder, strings[:arguments], env, strings[arguments + variables:])
+    return SpawnRequest(operation, job_id, folder, strings[:arguments], env, strings[arguments + variables:], packed)
 
 
 class SpawnResult:
@@ -4365,15 +4557,38 @@ class SpawnServer:
             try:
                 if self.landlock:
                     self.landlock.restrict_thread(folder_fd, request.readable)
+                if request.packed:
+                    self._unpack(job, request, folder_fd)
                 deadline = time.monotonic() + START_RETRY_S
                 while not self._start_compiler(job, request, folder_fd, time.monotonic() > deadline):
                     time.sleep(0.02)
             finally:
                 os.close(folder_fd)
         except Exception as error:                      # whatever it is, the daemon must hear of its job
-            return self._fail(job.job_id, getattr(error, "errno", None) or errno.EINVAL, str(error))
+            bad = errno.EBADMSG if isinstance(error, BadSource) else errno.EINVAL
+            return self._fail(job.job_id, getattr(error, "errno", None) or bad, str(error))
         self._send(SpawnResult(job.job_id, "started", job.pid))
         self._await_end(job)
+
+    def _unpack(self, job, request, folder_fd):
+        """In a process of its own, with the limits, rules and niceness of the job, which ends with it as a compiler
+        would: 30 MB/s of Python must hold up neither the daemon's loop nor the other jobs, and what a stranger packed
+        is unpacked where it can do no harm. BadSource where it cannot be unpacked."""
+        with self.lock:
+            if job.reason:
+                raise OSError(errno.ECANCELED, "killed before it started")
+            resource.setrlimit(resource.RLIMIT_CPU, self.cpu_limit)
+            job.started = time.monotonic()
+            job.pid = os.fork()
+            if not job.pid:
+                unpacking_process(folder_fd, request.packed, self.settings, self.nice)
+            os.setpgid(job.pid, job.pid)                # whoever of the two comes first
+        os.waitid(os.P_PID, job.pid, os.WEXITED | os.WNOWAIT)
+        with self.lock:
+            pid, job.pid = job.pid, 0
+            status = os.waitpid(pid, 0)[1]
+            if status and not job.reason:
+                raise BadSource("what came is no LZO, or too large unpacked")
 
     def _start_compiler(self, job, request, folder_fd, last):
         """False where the user has too many processes just now (what an ended job left dies within a second), except
@@ -4476,6 +4691,30 @@ def count_tasks(uid):
     return total
 
 
+def unpacking_process(folder_fd, name, settings, nice):
+    """The child of a fork in a thread of the spawner: no lock is taken and nothing imported here. Never returns."""
+    code = 1
+    try:
+        os.setpgid(0, 0)
+        if settings.nice > 0:
+            os.setpriority(os.PRIO_PROCESS, 0, nice)
+        source = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600,
+                         dir_fd=folder_fd)
+        packed = os.open(PACKED_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder_fd)
+        with mmap.mmap(packed, 0, prot=mmap.PROT_READ) as data:
+            lzo_unpack(data, lambda block: write_whole(source, block), settings.max_file_bytes)
+        os.unlink(PACKED_NAME, dir_fd=folder_fd)
+        code = 0
+    finally:
+        os._exit(code)                                  # what went wrong, the parent tells by the status
+
+
+def write_whole(fd, data):
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view):]
+
+
 def limit_process(settings, account):
     """The spawner's own limits, which compilers inherit. Set on a pid afterwards (prlimit) they came too late on a
     loaded box, where the driver may have forked the real compiler by then. For the CPU's see _start_compiler."""
@@ -4503,6 +4742,8 @@ def become_spawner(channel, settings, account):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)       # ignored it would reap by itself
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    import warnings
+    warnings.simplefilter("ignore", DeprecationWarning)     # of fork() beside threads: unpacking_process() says why not
     gc.freeze()                                         # the daemon's garbage must not close numbers that are ours now
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
@@ -4616,10 +4857,11 @@ class Spawner:
     def wants_write(self):
         return bool(self._unsent)
 
-    def spawn(self, job_id, argv, folder, env, readable=()):
-        """argv[0] is the path to run. 'started' or 'failed' follows, and after 'started' an 'ended', always.
+    def spawn(self, job_id, argv, folder, env, readable=(), packed=b""):
+        """argv[0] is the path to run. 'started' or 'failed' follows, and after 'started' an 'ended', always. `packed`:
+        the file that PACKED_NAME is unpacked to first; EBADMSG where it cannot be.
         RequestTooLarge, ValueError (NUL in a string): this job cannot be run here."""
-        message = encode_request(SpawnRequest(SPAWN, job_id, folder, argv, env, readable))
+        message = encode_request(SpawnRequest(SPAWN, job_id, folder, argv, env, readable, packed))
         if len(message) > self.message_limit:
             raise RequestTooLarge("arguments and environment take %d bytes, the limit is %d (net.core.wmem_max)"
                                   % (len(message), self.message_limit))
@@ -5008,7 +5250,7 @@ class JobConnection:
     __slots__ = ("server", "sock", "peer", "state", "deadline", "decoder", "slot_request", "job_id", "compiler", "argv",
                  "folder", "folder_fd", "source_fd", "left", "outgoing", "object_fd", "object_left", "object_at",
                  "queued_at", "started_at", "area_at_start", "what", "times", "discarded", "size", "begun",
-                 "got")
+                 "got", "version", "packed")
 
     def __init__(self, server, sock, peer, now):
         self.server, self.sock, self.peer = server, sock, peer
@@ -5021,6 +5263,7 @@ class JobConnection:
         self.what, self.discarded = "", 0
         self.size = 0                                   # of the source, in bytes
         self.begun, self.got = 0.0, 0                   # when the first byte of the job came, and how many by now
+        self.version, self.packed = 1, b""              # of distcc's protocol; the file to unpack the source to
 
     def fileno(self):
         return self.sock.fileno()
@@ -5130,9 +5373,8 @@ class JobConnection:
         if self.object_fd >= 0:
             os.close(self.object_fd)
             self.object_fd = -1
-            if self.slot_request:
-                self.outgoing += encode_times(self.times)
-                return self.write()
+            self.outgoing += self.tail()
+            return self.write()
         if self.state == "replying":
             self.end("", "")
 
@@ -5143,11 +5385,16 @@ class JobConnection:
     def reply(self, status, stderr, stdout, object_fd, size, times):
         self.state, self.times = "replying", times
         self.object_fd, self.object_left, self.object_at = object_fd, size, 0
-        data = encode_reply(status, stderr, stdout, size)
-        if object_fd < 0 and self.slot_request:
-            data += encode_times(times)
+        data = encode_reply(status, stderr, stdout, size, self.version)
+        if object_fd < 0:
+            data += self.tail()
         self.progress()
         self.send(data)
+
+    def tail(self):
+        """What follows the object."""
+        end = LZO_END if self.version == 2 and self.object_at else b""
+        return end + encode_times(self.times) if self.slot_request else end
 
     # -- ends
 
@@ -5364,7 +5611,10 @@ class JobServer:
         if "-fdirectives-only" in args and not self.spawner.may_directives_only:
             return connection.refuse("mode")        # gcc obeys a leftover #include in it
         connection.folder, connection.folder_fd = self.spawner.area.make_folder()
-        connection.source_fd = create_source(connection.folder_fd, os.fsencode(source))
+        connection.version = request.version
+        connection.packed = os.fsencode(source) if request.version == 2 and request.size else b""
+        connection.source_fd = create_source(connection.folder_fd, PACKED_NAME if connection.packed
+                                             else os.fsencode(source))
         connection.argv = [os.fsencode(compiler.path)] + [os.fsencode(arg) for arg in args] + [b"-o", OBJECT_NAME]
         connection.what, connection.compiler = source, compiler
         connection.size, connection.begun = request.size, self.loop.now()
@@ -5396,7 +5646,7 @@ class JobServer:
         self.running[job_id] = connection
         env = {b"PATH": SERVER_PATH, b"LC_ALL": b"C", b"TMPDIR": connection.folder}
         try:
-            self.spawner.spawn(job_id, connection.argv, connection.folder, env)
+            self.spawner.spawn(job_id, connection.argv, connection.folder, env, packed=connection.packed)
             self.poke()
         except (RequestTooLarge, ValueError) as error:
             del self.running[job_id]
@@ -5439,7 +5689,7 @@ class JobServer:
         elapsed = max(now - connection.started_at, 1e-6)
         concurrency = (self.area - connection.area_at_start) / elapsed
         if result.kind == "failed":
-            return connection.refuse("spawn", result.text)
+            return connection.refuse("protocol" if result.errno == errno.EBADMSG else "spawn", result.text)
         if result.reason:
             return connection.refuse("timeout" if result.reason == "timeout" else "spawn", result.reason)
         folder_fd, status = connection.folder_fd, result.wait_status
@@ -6122,7 +6372,8 @@ class Session:
         """Hand the granted connection over, and close our copy: from here on its only end is the client's."""
         sock, host = request.connection.sock, request.host
         self.answered = True
-        message = encode_fields(b"SOCK", host.name, host.kind, self.job.mode)
+        kind = "distccd,lzo" if host.kind == "distccd" and host.lzo else host.kind
+        message = encode_fields(b"SOCK", host.name, kind, self.job.mode)
         try:
             if self.outgoing:
                 raise BlockingIOError
@@ -6303,6 +6554,7 @@ class View:
             "queue": {"waiting": sum(by_user.values()), "by_user": dict(by_user)},
             "totals": totals,
             "advice": {"make_jobs": scheduler.make_jobs(now)},
+            "warnings": facts["warnings"],
             "packets": {"from_strangers": self.reports.dropped, "malformed": self.reports.bad,
                         "wrong_key": self.reports.unsealed, "replayed": self.reports.replayed},
             "secret": {"used": bool(self.reports.trust.secret), "wrong_keys": list(self.reports.trust.wrong_keys)},
@@ -6770,16 +7022,19 @@ def find_host_list(environ):
 class Directory:
     """The hosts that the options name: --peer and --hosts; names are resolved again while their host is away."""
 
-    def __init__(self, config, loop, hosts, trust):
-        self.config, self.loop, self.hosts, self.trust = config, loop, hosts, trust
+    def __init__(self, config, loop, scheduler, trust):
+        self.config, self.loop, self.scheduler, self.trust = config, loop, scheduler, trust
+        self.hosts = scheduler.hosts
         self.resolver = Resolver(loop, self.resolved)
         self.listed = set()                         # keys of hosts that options or lists name
+        self.listing, self.warned = HostList(), set()
 
     def load(self):
         """Add what is new, let go what is no longer listed. Raises StartError."""
         wanted = [Host(str(endpoint), str(endpoint), "peer", endpoint) for endpoint in self.config.peer]
-        wanted += [Host(str(entry.endpoint), str(entry.endpoint), "distccd", entry.endpoint, entry.slots)
-                   for entry in self.read_host_list()]
+        self.listing = self.read_host_list()
+        wanted += [Host(str(entry.endpoint), str(entry.endpoint), "distccd", entry.endpoint, entry.slots, entry.lzo)
+                   for entry in self.listing.entries]
         keys = {host.key for host in wanted}
         for key in self.listed - keys:
             if key in self.hosts:
@@ -6789,8 +7044,17 @@ class Directory:
         for host in wanted:
             if host.key not in self.hosts:
                 self.add_host(host)
-            elif self.hosts[host.key].retired:
-                self.hosts[host.key].retired = False
+            else:
+                known = self.hosts[host.key]
+                known.retired, known.lzo, known.listed_slots = False, host.lzo, host.listed_slots
+        self.set_limits()
+
+    def set_limits(self):
+        """What the host list says of this box; --slots has the last word."""
+        listing, scheduler = self.listing, self.scheduler
+        scheduler.slots = self.config.slots or listing.localslots or scheduler.cores
+        scheduler.turn_limit = listing.localslots_cpp or scheduler.cores
+        scheduler.home_limit = listing.localhost or math.inf
 
     def forget_retired(self):
         """Hosts that are listed no longer go when their last job has ended."""
@@ -6805,14 +7069,17 @@ class Directory:
         if text is None:
             text, origin = find_host_list(os.environ)
         try:
-            entries, warnings = parse_host_list(text)
+            listing = HostList(text)
         except UsageError as error:
             if self.config.hosts is not None:
                 raise StartError("--hosts: %s" % error) from None
-            entries, warnings = [], ["%s: %s" % (origin, error)]
-        for warning in warnings:
-            self.loop.log("warning", warning)
-        return entries
+            listing = HostList()
+            listing.warnings.append("%s: %s: no host of it is used" % (origin, error))
+        for warning in listing.warnings:
+            if warning not in self.warned:          # once, however often SIGHUP comes
+                self.loop.log("warning", warning)
+        self.warned.update(listing.warnings)
+        return listing
 
     def add_host(self, host):
         self.hosts[host.key] = host
@@ -6972,7 +7239,7 @@ class Daemon:
         self.reports = Reports(self.loop, self.scheduler, self.trust, self.neighbours, self.station.load)
         self.asker = Asker(self.loop, self.scheduler, self.instance, self.trust)
         self.hub = Hub(self.loop, self.scheduler, self.answer)
-        self.directory = Directory(config, self.loop, self.scheduler.hosts, self.trust)
+        self.directory = Directory(config, self.loop, self.scheduler, self.trust)
         self.doors = Doors(config)
         self.stopping = self.settling = False
         self.stop_at = None
@@ -7086,6 +7353,7 @@ class Daemon:
                            "uptime_s": round(time.monotonic() - self.started, 1),
                            "accepting": bool(self.server) and not self.admission.refusal,
                            "client_start": client_start()},
+                "warnings": self.directory.listing.warnings,
                 "memory_available_kb": self.station.available_kb,
                 "contained": self.spawner.containment if self.spawner else None}
 
@@ -7516,8 +7784,9 @@ class DaemonLink:
 class JobSocket:
     """One distcc job over a passed socket: request out, reply in, while the daemon may call it off."""
 
-    def __init__(self, fd, link, stays):
+    def __init__(self, fd, link, kind, stays):
         self.fd, self.link, self.stays = fd, link, stays        # stays: no word of the daemon's brings it here
+        self.plain, self.version = kind.startswith(b"distccd"), 2 if kind == b"distccd,lzo" else 1
         self.sent = self.received = 0
 
     def close(self):
@@ -7555,22 +7824,41 @@ class JobSocket:
         if message is not None and not (self.stays and message[0] == b"LOCL"):
             raise CalledOff(*message)
 
-    def exchange(self, argv, source_fd, size):
-        """Send the job; the Reply, up to the object. Raises HostFailed."""
-        self.send(encode_job(argv, size), source_fd, size)
-        reply = self.decode(decode_reply())
+    def exchange(self, text):
+        """Send the job of a SourceText; the Reply, up to the object. Raises HostFailed."""
+        self.send(encode_job(text.remote_argv(own=not self.plain), text.size, self.version), text.fd, text.size)
+        if self.version == 2 and text.size:
+            self.send(LZO_END, -1, 0)
+        reply = self.decode(decode_reply(self.version))
         if reply.refusal:
             raise HostFailed(*reply.refusal)
         return reply
 
     def receive(self, fd, size):
         """The object, into a file as it comes. Raises HostFailed, and OSError of the file."""
+        if self.version == 2:
+            return self.receive_lzo(fd, size)
         while size:
             data = self.read(min(size, 1 << 18))
             if not data:
                 raise HostFailed("stalled", "a short object")
             write_all(fd, data)
             size -= len(data)
+        return None
+
+    def receive_lzo(self, fd, size):
+        """The same, of protocol 2. It is unpacked here, as distcc does: 30 MB/s."""
+        packed = bytearray()
+        while len(packed) < size:
+            data = self.read(min(size - len(packed), 1 << 18))
+            if not data:
+                raise HostFailed("stalled", "a short object")
+            packed += data
+        try:
+            if size:
+                lzo_unpack(packed, lambda block: write_all(fd, block), 1 << 32)
+        except WireError as error:
+            raise HostFailed("garbage", str(error)) from None
 
     def send(self, header, source_fd, size):
         """The request: header, then the source from its file, by sendfile."""
@@ -8190,18 +8478,18 @@ class Client:
     def remote(self, fields):
         """One try on the host whose socket has come. An exit status, or None: the daemon was asked for another."""
         import time
-        host, kind = fields[0].decode("utf-8", "replace"), fields[1]
-        self.say("to %s: %d bytes" % (host, self.text.size))
-        job, started = JobSocket(self.link.take_socket(), self.link, self.stays), time.monotonic()
+        self.say("to %s: %d bytes" % (fields[0].decode("utf-8", "replace"), self.text.size))
+        job = JobSocket(self.link.take_socket(), self.link, fields[1], self.stays)
+        started = time.monotonic()
         try:
-            reply = job.exchange(self.text.remote_argv(own=kind != b"distccd"), self.text.fd, self.text.size)
+            reply = job.exchange(self.text)
             if reply.status or (reply.stderr or reply.stdout) and not self.invocation.takes_messages():
                 return self.judge(reply, job)
             new = NewFile(self.command.output)
             self.outputs.append(new)
             new.open()
             job.receive(new.fd, reply.size)
-            times = job.decode(decode_times()) if kind != b"distccd" else None
+            times = None if job.plain else job.decode(decode_times())
             job.close()
             show(reply)
             return self.success(job, new, times, int((time.monotonic() - started) * 1000))
@@ -8618,6 +8906,7 @@ def status_lines(status, width=80):
     cached = status["daemon"]["client_start"] == "cached"
     return [head_line(status)[:width], "", *host_lines(status, width), *speed_lines(status, width), "",
             *total_lines(status), *local_lines(status["totals"]), *job_lines(status, width), "",
+            *("Host list: " + printable(warning) for warning in status["warnings"]),
             "The client starts from its compiled cache." if cached else
             "The client is parsed anew at each start, 3 to 40 ms more a compile: nothing compiled",
             *([] if cached else ["lies beside the program. `distcc_lm.py install DIR` by its owner makes it."])]
@@ -9319,7 +9608,7 @@ def daemon_config(options):
     if options.broadcast is None:
         options.broadcast = "255.255.255.255" if options.allow or options.use or options.secret_file else ""
     if options.hosts is not None:
-        parse_host_list(options.hosts)
+        HostList(options.hosts)
     return options
 
 

@@ -795,6 +795,146 @@ class Limits(unittest.TestCase):
         self.assertLessEqual(len(lm.encode_refused("disk", "\u20ac" * 2000)), lm.MAX_LOAD_REQUEST_BYTES)
 
 
+# ---- LZO1X
+
+def lzo_run(length, bits, base):
+    """How a length is written: in the instruction's own bits, or as 0 there and bytes that follow."""
+    if length <= base:
+        return length, b""
+    zeros, last = divmod(length - base - 1, 255)
+    return 0, bytes(zeros) + bytes((last + 1,))
+
+
+class LzoWriter:
+    """Writes every kind of LZO1X instruction, as drawn, and what it stands for, byte by byte."""
+
+    def __init__(self, rng):
+        self.rng, self.packed, self.text, self.state = rng, bytearray(), bytearray(), 0
+        count = rng.choice((1, 2, 3, 4, 5, 100, 238))
+        self.packed.append(count + 17)
+        self.literals(count)
+        self.state = min(count, 4)
+
+    def literals(self, count):
+        new = self.rng.randbytes(count)
+        self.packed += new
+        self.text += new
+
+    def run(self, length):
+        short, more = lzo_run(length - 3, 4, 15)
+        self.packed += bytes((short,)) + more
+        self.literals(length)
+        self.state = 4
+
+    def match(self, kind):
+        rng, have, state = self.rng, len(self.text), self.rng.randrange(4)
+        if kind == "near":                              # two bytes after a few literals, three after a run
+            length, low = (3, 2049) if self.state == 4 else (2, 1)
+            distance = rng.randint(low, min(have, low + 1023))
+            at = distance - low
+            code = bytes(((at & 3) << 2 | state, at >> 2))
+        elif kind == "short":
+            length, distance = rng.randint(3, 8), rng.randint(1, min(have, 2048))
+            at = distance - 1
+            code = bytes(((length - 1) << 5 | (at & 7) << 2 | state, at >> 3))
+        else:
+            length, far = rng.choice((rng.randint(3, 40), rng.randint(41, 3000))), kind == "far"
+            distance = rng.randint(16385, min(have, 49151)) if far else rng.randint(1, min(have, 16384))
+            at = distance - (16384 if far else 1)
+            short, more = lzo_run(length - 2, 3 if far else 5, 7 if far else 31)
+            first = 16 | at >> 14 << 3 | short if far else 32 | short
+            code = bytes((first,)) + more + struct.pack("<H", (at & 16383) << 2 | state)
+        self.packed += code
+        for _ in range(length):
+            self.text.append(self.text[-distance])
+        self.literals(state)
+        self.state = state
+
+    def step(self):
+        have = len(self.text)
+        kinds = ["short", "middle"] + ["far"] * (have > 16384)
+        if not self.state:
+            kinds.append("run")
+        elif self.state < 4 or have > 2048:
+            kinds.append("near")
+        kind = self.rng.choice(kinds)
+        if kind == "run":
+            self.run(self.rng.choice((4, 18, 19, 272, 273, 274, self.rng.randint(4, 9000))))
+        else:
+            self.match(kind)
+
+
+LZO_HOSTILE = (
+    # what, block, `most`, a word of the refusal
+    ("nothing", b"", 9, "short"), ("end alone, cut", b"\x11\0", 9, "short"), ("half a literal", b"\x14ab", 9, "short"),
+    ("no end", b"\x14abc", 9, "short"), ("zeros without end", bytes(5000), 9, "short"),
+    ("before the beginning", b"\x15abcd\x40\1\x11\0\0", 99, "beginning"),
+    ("far before", b"\x15abcd\x19\4\0\x11\0\0", 99, "beginning"),
+    ("bytes behind", lm.lzo_block(b"abcd") + b"x", 99, "behind"),
+    ("too much", lm.lzo_block(b"x" * 100), 99, "more than 99"),
+    ("a bomb", b"\x15abcd\x20" + bytes(1 << 20) + b"\1\0\0\x11\0\0", 4 << 20, "more than"),
+    ("literals of 4 GB", b"\0" + bytes(16 << 20) + b"\1abc", 1 << 20, "short"),
+)
+
+
+class Lzo(unittest.TestCase):
+    def unpacked(self, block, most=1 << 24):
+        parts = []
+        self.assertEqual(lm.lzo_unpack(block, parts.append, most), sum(map(len, parts)))
+        return b"".join(parts)
+
+    def test_instructions(self):
+        for seed in range(60):
+            writer = LzoWriter(random.Random(seed))
+            while len(writer.text) < (3000 if seed < 40 else 200_000):
+                writer.step()
+            self.assertTrue(self.unpacked(writer.packed + lm.LZO_END) == writer.text, "seed %d" % seed)
+
+    def test_over_blocks(self):
+        """Matches reach back over what was written already."""
+        writer = LzoWriter(random.Random(5))
+        while len(writer.text) < 3 * lm.LZO_BLOCK_BYTES:
+            writer.step()
+        self.assertTrue(self.unpacked(writer.packed + lm.LZO_END) == writer.text)
+
+    def test_literals(self):
+        self.assertEqual((lm.lzo_block(b""), lm.lzo_size(0), lm.lzo_text(b"", 9)), (b"", 0, b""))
+        for size in (1, 2, 3, 4, 17, 18, 238, 239, 272, 273, 274, 527, 528, 529, 70_000, 3 << 20):
+            text = random.Random(size).randbytes(size)
+            block = lm.lzo_block(text)
+            self.assertEqual(len(block), lm.lzo_size(size))
+            self.assertTrue(self.unpacked(block) == text, size)
+
+    def test_hostile(self):
+        for what, block, most, word in LZO_HOSTILE:
+            with self.subTest(what):
+                written = [0]
+
+                def write(data, written=written):
+                    written[0] += len(data)
+                begin = time.process_time()
+                with self.assertRaisesRegex(lm.WireError, word):
+                    lm.lzo_unpack(block, write, most)
+                self.assertLess(time.process_time() - begin, 1)
+                self.assertLessEqual(written[0], most)
+
+    def test_fuzz(self):
+        for seed in range(300):
+            rng = random.Random(seed)
+            writer = LzoWriter(rng)
+            while len(writer.text) < 500:
+                writer.step()
+            block = bytearray(writer.packed + lm.LZO_END)
+            for _ in range(rng.randint(1, 4)):
+                block[rng.randrange(len(block))] = rng.randrange(256)
+            written = []
+            try:
+                lm.lzo_unpack(bytes(block[:rng.choice((len(block), rng.randrange(len(block))))]), written.append, 9999)
+            except lm.WireError:
+                pass
+            self.assertLessEqual(sum(map(len, written)), 9999, "seed %d" % seed)
+
+
 # Recorded of distcc 3.4 by a proxy (distcc.md 1.5): `distcc gcc -O2 -Wall -DFOO=1 -I. -MMD -MF t.d -c t.c -o t.o`.
 CAPTURED_REQUEST = (b"DIST00000001ARGC00000007ARGV00000014x86_64-linux-gnu-gccARGV00000003-O2ARGV00000005-Wall"
                     b"ARGV00000002-cARGV00000003t.cARGV00000002-oARGV00000003t.oDOTI00000378")
@@ -820,9 +960,12 @@ class Captures(unittest.TestCase):
         self.assertEqual((found.status, found.stderr, found.size, found.refusal), (0x100, b"m" * 194, 0, None))
         self.assertEqual(lm.encode_reply(0x100, b"m" * 194, b"", 0), CAPTURED_FAILURE)
 
-    def test_version_2(self):
-        with self.assertRaisesRegex(lm.WireError, "lzo"):
-            feed(lm.decode_opening(), CAPTURED_REQUEST.replace(b"DIST00000001", b"DIST00000002"))
+    def test_other_versions(self):
+        request = CAPTURED_REQUEST.replace(b"DIST00000001", b"DIST%08x")
+        self.assertEqual(feed(lm.decode_opening(), request % 2)[0].version, 2)
+        for version, word in ((3, "pump"), (0, "protocol 0"), (4, "protocol 4")):
+            with self.assertRaisesRegex(lm.WireError, word):
+                feed(lm.decode_opening(), request % version)
 
 
 def patched(packet, name, value):
@@ -927,18 +1070,19 @@ ENDPOINTS = (
 )
 
 HOST_WORDS = (
-    # word, (host, port, slots), "-": passed over with a warning, or "!": the list is refused
+    # word, (host, port, slots), "-": passed over with a warning, "": passed over, or "!": the list is refused
     ("h", ("h", 3632, 4)), ("h/8", ("h", 3632, 8)), ("h=8", ("h", 3632, 8)), ("h:99", ("h", 99, 4)),
     ("h:99/8", ("h", 99, 8)),
     ("h/8:99", ("h", 99, 8)), ("h=8:99", ("h", 99, 8)), ("[::1]", ("::1", 3632, 4)), ("[::1]:9/2", ("::1", 9, 2)),
     ("[::1]/2:9", ("::1", 9, 2)), ("[::1]/2", ("::1", 3632, 2)), ("127.0.0.1/1", ("127.0.0.1", 3632, 1)),
-    ("h,lzo", ("h", 3632, 4)), ("h,cpp,lzo", ("h", 3632, 4)), ("h/3,lzo,cpp", ("h", 3632, 3)),
-    ("h:9/3,lzo", ("h", 9, 3)),
-    ("localhostess", ("localhostess", 3632, 4)), ("h/9999", ("h", 3632, 9999)),
-    ("localhost", "-"), ("localhost/2", "-"), ("localhost,lzo", "-"), ("localhost=2", "-"), ("+zeroconf", "-"),
-    ("--randomize", "-"), ("--localslots=3", "-"), ("--localslots_cpp=3", "-"), ("@h", "-"),
+    ("h,lzo", ("h", 3632, 4)), ("h:9/3,lzo", ("h", 9, 3)),
+    ("localhostess", ("localhostess", 3632, 4)), ("h/9999", ("h", 3632, 9999)), ("localhost:9", ("localhost", 9, 4)),
+    ("localhost", ""), ("localhost/2", ""), ("localhost,lzo", ""), ("localhost=2", ""), ("+zeroconf", "-"),
+    ("--randomize", ""), ("--localslots=3", ""), ("--localslots_cpp=3", ""), ("@h", "-"),
     ("me@h/3:/usr/bin/distccd", "-"),
-    ("me@h,lzo", "-"), ("h,down", "-"), ("h,auth", "-"), ("h,auth=name", "-"), ("h,lzo,down", "-"),
+    ("me@h,lzo", "-"), ("h,down", ""), ("h,auth", "-"), ("h,auth=name", "-"), ("h,lzo,down", ""),
+    ("--localslots", "!"), ("--localslots=0", "!"), ("--localslots_cpp=x", "!"), ("--random", "!"),
+    ("localhost/0", "!"),
     ("h/0", "!"), ("h/-1", "!"), ("h/x", "!"), ("h/", "!"), ("h=", "!"), ("h/1/2", "!"), ("h,zip", "!"), ("h,", "!"),
     ("h,LZO", "!"), ("h,lzo2", "!"), ("h,authx", "!"), ("h:x", "!"), ("h/3:x", "!"), ("/3", "!"), ("h/\u0663", "!"),
     ("h/10000", "!"), ("[::1", "!"), (",lzo", "!"), ("h,auth,zip", "!"), ("h,down,zip", "!"),
@@ -964,19 +1108,24 @@ class HostLists(unittest.TestCase):
             with self.subTest(word):
                 if wanted == "!":
                     with self.assertRaises(lm.UsageError) as caught:
-                        lm.parse_host_list(word)
+                        lm.HostList(word)
                     self.assertNotIn("\n", str(caught.exception))
                     continue
-                entries, warnings = lm.parse_host_list("first %s # %s,bad" % (word, word))
-                found = [(*entry.endpoint, entry.slots) for entry in entries]
-                self.assertEqual(found, [("first", 3632, 4)] + ([wanted] if wanted != "-" else []))
-                self.assertEqual([word in warning for warning in warnings], [True] if wanted == "-" else [])
+                listing = lm.HostList("first %s # %s,bad" % (word, word))
+                found = [(*entry.endpoint, entry.slots) for entry in listing.entries]
+                self.assertEqual(found, [("first", 3632, 4)] + ([wanted] if isinstance(wanted, tuple) else []))
+                self.assertEqual([word in warning for warning in listing.warnings], [True] if wanted == "-" else [])
 
     def test_lists(self):
-        entries, warnings = lm.parse_host_list("# all\na/2 b\tc # d\n\n  e,lzo\n#f\n--randomize localhost/3 g")
-        self.assertEqual([entry.word for entry in entries], ["a/2", "b", "c", "e,lzo", "g"])
-        self.assertEqual(len(warnings), 2)
-        self.assertEqual(lm.parse_host_list(" \n#x"), ([], []))
+        listing = lm.HostList("# all\na/2 b\tc # d\n\n  e,lzo\n#f\n--randomize localhost/3 g,cpp,lzo\n"
+                              "--localslots=7 --localslots_cpp=9")
+        self.assertEqual([entry.word for entry in listing.entries], ["a/2", "b", "c", "e,lzo", "g,cpp,lzo"])
+        self.assertEqual([entry.lzo for entry in listing.entries], [False, False, False, True, True])
+        self.assertEqual((listing.localhost, listing.localslots, listing.localslots_cpp), (3, 7, 9))
+        self.assertRegex(listing.warnings[0], "g,cpp,lzo: used without pump")
+        self.assertRegex(lm.HostList("me@h").warnings[0], "ssh -fNL")
+        listing = lm.HostList(" \n#x localhost")
+        self.assertEqual((listing.entries, listing.warnings, listing.localhost), ([], [], None))
 
     def test_plain_address(self):
         for text, wanted in (("10.0.0.1", "10.0.0.1"), ("::ffff:10.0.0.1", "10.0.0.1"), ("fe80::1%eth0", "fe80::1"),
@@ -5381,7 +5530,7 @@ class RealClient(ServerCase):
     """Debian's distcc against our daemon."""
 
     def distcc(self, *words, **env):
-        env = environment(DISTCC_HOSTS=self.worker.address, **dict({"DISTCC_FALLBACK": "0"}, **env))
+        env = environment(**dict({"DISTCC_HOSTS": self.worker.address, "DISTCC_FALLBACK": "0"}, **env))
         env["DISTCC_DIR"] = new_folder()                # no memory of hosts that failed
         return run(["distcc", *words], self.sources.folder, env, 20)
 
@@ -5418,10 +5567,59 @@ class RealClient(ServerCase):
         self.nothing_left()
 
     def test_ten_at_once(self):
+        """Every other one in protocol 2."""
         names = [self.sources.make() for _ in range(10)]
-        for name, done in zip(names, together(names, lambda n: self.distcc("gcc", "-c", n, "-o", n + ".o"), 10)):
+        hosts = (self.worker.address, self.worker.address + ",lzo")
+        rows = list(zip(names, itertools.cycle(hosts)))
+        results = together(rows, lambda row: self.distcc("gcc", "-c", row[0], "-o", row[0] + ".o",
+                                                         DISTCC_HOSTS=row[1]), 10)
+        for name, done in zip(names, results):
             self.same(done, self.sources.expected(name), name + ".o")
         self.nothing_left()
+
+    def test_lzo(self):
+        """Protocol 2: large and empty sources, messages, an error."""
+        before, host = self.served(), self.worker.address + ",lzo"
+        large = "char a[1000000] = {1}, b[] = \"%s\";\n" % ("x" * 100000)
+        for compiler, name, text in (("gcc", None, None), ("gcc", None, ""), ("gcc", None, large),
+                                     ("g++", "v.cc", "#include <vector>\nstd::vector<int> v(7);\n")):
+            name = self.sources.make(text, name)
+            done = self.distcc(compiler, "-c", name, "-O1", "-o", "o", DISTCC_HOSTS=host)
+            self.same(done, self.sources.expected(name, "-O1", compiler=compiler), "o")
+        name = self.sources.make("int x = y;\n")
+        done = self.distcc("gcc", "-c", name, "-o", "p", DISTCC_HOSTS=host, DISTCC_SKIP_LOCAL_RETRY="1")
+        self.assertEqual(done.code, 1)
+        self.assertIn(b"'y' undeclared here", done.err)
+        self.assertEqual(self.served(), before + 5)
+        self.nothing_left()
+
+    def test_bad_lzo(self):
+        """Refused without an answer, as distccd does; no folder, slot or process stays."""
+        head = lm.encode_job([os.fsencode(word) for word in ARGV], 1000, 2)
+        size = lm.lzo_size(1000)
+        bomb = b"\x15abcd\x20" + bytes(3 << 20) + b"\1\0\0\x11\0\0"          # 800 MB
+        bombed = head[:head.index(b"DOTI")] + lm.body_token(b"DOTI", bomb)
+        for data in (head + b"\x11\0\0".ljust(size), head + b"\0" * size, bombed):
+            with Wire(self.worker) as wire:
+                self.assertIsNone(wire.send(data).reply())
+        self.assertIn("no LZO, or too large", self.worker.text())
+        self.nothing_left()
+        self.serves()
+
+    def test_pump(self):
+        """Refused by closing; the log says why."""
+        with Wire(self.worker) as wire:
+            self.assertIsNone(wire.send(b"DIST00000003CDIR00000001/").reply())
+        self.assertIn("protocol 3 (pump mode", self.worker.text())
+        self.serves()
+
+    def test_lsdistcc(self):
+        """It compiles a file of its own there, in each protocol; a host that fails is not listed."""
+        host, port = self.worker.address.split(":")
+        for protocol, listed in (("1", [host + ":" + port]), ("2", ["%s:%s,lzo" % (host, port)]), ("3", [])):
+            done = run(["lsdistcc", "-r" + port, "-pgcc", "-P" + protocol, "-k8000", "-t9", host], timeout=20)
+            found = done.out.decode().split()
+            self.assertEqual([word for word in found if host in word], listed, done)
 
     def test_killed_in_the_middle(self):
         name = self.sources.make(SLOW_SOURCE)
@@ -5457,6 +5655,16 @@ class RealServer(FarmCase):
         for key in ("running", "load", "cores", "memory_available_kb", "report_age_s"):
             self.assertIsNone(host[key])
         self.assertIn("COMPILE_OK", contents(server.folder + "/log").decode())
+
+    def test_lzo(self):
+        """`,lzo` in the list: protocol 2 both ways."""
+        server = self.farm.add(RealDistccd())
+        daemon = self.farm.start("--hosts", server.address + "/4,lzo", "--slots", "1")
+        for text in (None, "", "char a[1000000] = {1};\n"):
+            name = self.sources.make(text)
+            done = self.cc(daemon, "gcc", "-c", name, "-o", "o", env={"DISTCC_LM_FALLBACK": "0"})
+            self.same(done, self.sources.expected(name), "o")
+        self.assertEqual(daemon.idle()["totals"]["remote"], 3)
 
     def test_error_and_warning(self):
         server = self.farm.add(RealDistccd())
@@ -5819,7 +6027,7 @@ class Secrets(FarmCase):
                 answer = wire.send(data).admission()
                 if answer[0] == "refused":
                     return answer[1], answer[2], request
-                right = len(answer) == 4 and own.right(b"granted", request.mac + answer[2], answer[3])
+                right = len(answer) == 5 and own.right(b"granted", request.mac + answer[3], answer[4])
                 return "granted" if right else "unproven", "", request
         size = 12 + struct.calcsize(lm.SlotRequest.FORMAT)
         rows = [("granted", (1,), {}), ("replayed", (1,), {}), ("granted", (5,), {}), ("granted", (3,), {}),
