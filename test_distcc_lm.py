@@ -9466,6 +9466,8 @@ class TreeFarm:
     """Workers and a way to compile through them.  Subclasses say which."""
     name = ""
     share = REMOTE_SHARE    # of the compiles, more than this must be remote
+    least = 0.0             # of the remote compiles, each worker must have had this share
+    jobs = MAKE_JOBS        # make's
     same_depends = True     # .d files must be identical
     kill_group = False      # a killed worker: the daemon alone (its own must not outlive it), or its whole group
 
@@ -9602,9 +9604,10 @@ class OurFarm(TreeFarm):
 
 
 class MixedFarm(OurFarm):
-    """One worker of ours beside a real distccd."""
+    """One worker of ours beside a real distccd, which must get its share although it tells nothing."""
     name = "ours+distccd"
     ours, theirs = ("127.0.0.2",), ("127.0.0.9",)
+    least = 0.2
 
 
 class TheirServers(OurFarm):
@@ -9612,6 +9615,13 @@ class TheirServers(OurFarm):
     name = "distccd by --hosts"
     ours, theirs = (), ("127.0.0.9",)
     share = 0.5             # with -j8 and 4 slots there, the local slot is one more host
+
+
+class TwoDistccds(TheirServers):
+    """Two of them."""
+    name = "two distccds"
+    theirs = ("127.0.0.9", "127.0.0.10")
+    kill_group = True
 
 
 class DistccFarm(TreeFarm):
@@ -9634,13 +9644,23 @@ class DistccFarm(TreeFarm):
 
 
 class TheirClient(DistccFarm):
-    """A real distcc client, one worker of ours."""
-    name = "distcc client"
+    """A real distcc client that must not fall back, two workers of ours, and 50 jobs at once for their few slots."""
+    name, options = "distcc client", ""
     kill_group = False
+    jobs = 50
 
     def start(self):
-        self.env_of([self.start_ours("127.0.0.2")])
-        until("worker up", FARM_TIMEOUT_S, lambda: self.status("127.0.0.2"), nap_s=0.1)
+        workers = "127.0.0.2", "127.0.0.3"
+        self.env_of([self.start_ours(address) for address in workers])
+        for address in workers:
+            until("worker up", FARM_TIMEOUT_S, lambda address=address: self.status(address), nap_s=0.1)
+        hosts = ["%s/25%s" % (word.partition("/")[0], self.options) for word in self.env["DISTCC_HOSTS"].split()]
+        self.env.update(DISTCC_HOSTS=" ".join(hosts), DISTCC_FALLBACK="0")
+
+
+class TheirClientLzo(TheirClient):
+    """The same in protocol 2."""
+    name, options = "distcc client,lzo", ",lzo"
 
 
 # ---------------------------------------------------------------- trees
@@ -9669,14 +9689,14 @@ ninja: $(OBJ)
 
 
 class Tree:
-    """How one package is built.  Steps are argv lists; {cc}, {cxx}, {mk} are filled in; the last step is the make."""
+    """How one package is built.  {cc}, {cxx}, {mk}, {jobs} are filled in; the last is the make."""
 
     def __init__(self, name, package, steps, smoke, makefile="", also=()):
         self.name, self.package, self.steps, self.smoke, self.makefile = name, package, steps, smoke, makefile
         self.also = set(also)       # files that a second make leaves, but not the first
 
 
-MAKE = ("make", "-j%d" % MAKE_JOBS)
+MAKE = ("make", "-j{jobs}")
 TREES = {tree.name: tree for tree in (
     Tree("lua", "lua5.4", [(*MAKE, "-C", "src", "-f", "{mk}", "CC={cc}",
                             "CFLAGS=-std=gnu99 -O2 -w -MMD -DLUA_COMPAT_5_3 -DLUA_USE_LINUX")],
@@ -9804,7 +9824,7 @@ class Build:
 
     def __init__(self, trial, farm, cc, cxx, fresh=True):
         self.trial, self.stage, self.farm = trial, trial.stage, farm
-        self.words = dict(cc=cc, cxx=cxx, mk=trial.makefile)
+        self.words = dict(cc=cc, cxx=cxx, mk=trial.makefile, jobs=farm.jobs if farm else MAKE_JOBS)
         self.env = self.stage.environment(**(farm.env if farm else {}))
         self.log = self.stage.path("log", "make")
         if fresh:
@@ -9912,13 +9932,17 @@ class Trial:
         workers = worker_compiles(runs, farm.worker_namespaces())
         remote = remote_count(self.expected, own_compiles(runs, self.stage.namespace), workers)
         all_of_them = sum(self.expected.values())
-        self.figure(scenario, farm.name, "%s, remote %d/%d, %.1f s" % (result, remote, all_of_them, build.seconds))
+        each = [sum(worker_compiles(runs, {worker.namespace}).values()) for worker in farm.workers]
+        self.figure(scenario, farm.name, "%s, remote %d/%d (%s), %.1f s" % (
+            result, remote, all_of_them, "+".join(map(str, each)), build.seconds))
         problems = result.problems(depends)
         problems += ["a worker compiled other than preprocessed text: %s" % shlex.join(run.argv) for run in runs
                      if run.namespace in farm.worker_namespaces() and not run.preprocessed]
         if share is not None:
             problems += ["no compile at all on " + self.stage.names[space]
                          for space in farm.worker_namespaces() - {run.namespace for run in runs}]
+        if share is not None and min(each) < farm.least * sum(each):
+            problems.append("a worker with less than its share: %s" % each)
         if share is not None and remote <= share * all_of_them:
             local = self.expected - workers
             problems.append("remote %d of %d; local: %s" % (remote, all_of_them, " ".join(sorted(local))))
@@ -9992,14 +10016,18 @@ def scenario_interrupt(trial, farm):
 
 
 SCENARIOS = {"whole": scenario_whole, "kill": scenario_kill, "alone": scenario_alone, "interrupt": scenario_interrupt}
-MIXED = {"mixed": MixedFarm, "distccd": TheirServers, "distcc-client": TheirClient}     # whole, with other programs
+MIXED = {                   # with other programs: farm, and what is done with it
+    "mixed": (MixedFarm, scenario_whole), "distccd": (TheirServers, scenario_whole),
+    "distccd-kill": (TwoDistccds, scenario_kill), "distcc-client": (TheirClient, scenario_whole),
+    "distcc-client-lzo": (TheirClientLzo, scenario_whole)}
 
 
 def run_scenario(trial, name, farm):
     """One scenario in a farm of its own; farm: the class, for those of SCENARIOS."""
-    farm = MIXED.get(name, farm)(trial.stage)
+    farm, scenario = MIXED[name] if name in MIXED else (farm, SCENARIOS[name])
+    farm = farm(trial.stage)
     try:
-        SCENARIOS.get(name, scenario_whole)(trial, farm)
+        scenario(trial, farm)
     except Failed as error:
         logs = "\n".join(tail(daemon.log) for daemon in farm.workers + farm.others)
         raise Failed("%s, %s, farm %s: %s\n%s" % (trial.tree.name, name, farm.name, error, logs)) from None
@@ -10081,7 +10109,7 @@ class TreeTests(unittest.TestCase):
 
     @unittest.skipUnless(shutil.which("distccd"), "distcc is not installed")
     def test_lua_mixed(self):
-        for name in MIXED:
+        for name in ("mixed", "distccd", "distcc-client-lzo"):
             with self.subTest(name):
                 self.scenario("lua", name)
 
@@ -10093,7 +10121,7 @@ def trees_main(argv=None):
     parser = argparse.ArgumentParser(description="Build real trees through a farm and compare every object.")
     parser.add_argument("trees", nargs="*", metavar="TREE", help="of %s (default: all)" % " ".join(TREES))
     parser.add_argument("--scenario", action="append", choices=[*SCENARIOS, *MIXED],
-                        help="default: all, those with other programs for the first tree only")
+                        help="default: all, those with other programs not for zlib")
     parser.add_argument("--farm", choices=("ours", "distcc"), default="ours")
     parser.add_argument("--steady", action="store_true", help="our daemons see an idle machine (--procfs)")
     parser.add_argument("--keep", action="store_true", help="keep the folder, for looking at what differs")
@@ -10106,9 +10134,9 @@ def trees_main(argv=None):
     farm, failed, stage = {"ours": OurFarm, "distcc": DistccFarm}[options.farm], 0, None
     try:
         stage = Stage()
-        for index, tree in enumerate(options.trees or TREES):
+        for tree in options.trees or TREES:
             trial = None
-            mixed = () if index or options.farm != "ours" else MIXED
+            mixed = () if tree == "zlib" or options.farm != "ours" else MIXED
             for name in options.scenario or [*SCENARIOS, *mixed]:
                 try:
                     trial = trial or Trial(stage, TREES[tree])
