@@ -138,6 +138,9 @@ def import_daemon_modules():
 DEFAULT_PORT = 3632                 # distcc's own
 REPORT_INTERVAL_S = 1.0             # traffic / stale loads
 REPORT_JITTER = 0.2                 # daemons that report in step / nothing
+SLOW_REPORT_INTERVAL_S = 10.0       # in a large farm, to those that have submitted nothing lately: likewise
+LARGE_FARM_HOSTS = 150              # from here on a farm is one: slow reports without need / traffic
+RESOLVE_AGAIN_S = 30.0              # name servers are asked for nothing / a host that moved is away for longer
 REPORT_MIN_GAP_S = 0.1              # pushes flood the net / changes are seen late
 PEER_TIMEOUT_S = 5.0                # busy hosts flap / a dead host is believed longer
 PEER_TIMEOUT_INTERVALS = 3          # likewise, for hosts that report more rarely
@@ -370,6 +373,14 @@ MODE_NAMES = ("plain", "directives")
 
 class WireError(Exception):
     """What came is not the protocol; str() says what was wrong."""
+
+
+class OtherVersion(WireError):
+    """It is of another major version of our own formats: `version`."""
+
+    def __init__(self, what, version):
+        super().__init__("%s of version %d, this daemon speaks %d" % (what, version, PROTOCOL_MAJOR))
+        self.version = version
 
 
 def token(name, value, body=b""):
@@ -723,11 +734,11 @@ class SlotRequest:
         version, _, instance, uid, size_kb, memory_mb, identity, mode, _, counter, sealed = struct.unpack(
             cls.FORMAT, body[:size])
         if version != PROTOCOL_MAJOR:
-            raise WireError("admission version %d, ours is %d" % (version, PROTOCOL_MAJOR))
+            raise OtherVersion("an LMRQ", version)
         if mode >= len(MODE_NAMES):
             raise WireError("mode %d is unknown" % mode)
-        request = cls(instance, uid, size_kb, memory_mb, identity, mode,
-                      body[size + sealed:].decode("ascii", "replace"))
+        job_class, _, _ = body[size + sealed:].partition(b"\0")      # later versions may append more
+        request = cls(instance, uid, size_kb, memory_mb, identity, mode, job_class.decode("ascii", "replace"))
         at, end = size + CHALLENGE_BYTES, size + CHALLENGE_BYTES + MAC_BYTES
         if sealed >= CHALLENGE_BYTES + MAC_BYTES and len(body) >= size + sealed:
             request.counter, request.challenge, request.mac = counter, body[size:at], body[at:end]
@@ -867,11 +878,11 @@ class Load:
     def parse(cls, packet):
         """Raises WireError. Fields that a later minor version adds to the header, and lists it appends, are skipped."""
         size = struct.calcsize(cls.FORMAT)
+        if packet[:4] == PACKET_MAGIC and packet[4:] and packet[4] != PROTOCOL_MAJOR:
+            raise OtherVersion("a load report", packet[4])
         if len(packet) < size or len(packet) > UDP_MAX_BYTES or packet[:4] != PACKET_MAGIC:
             raise WireError("no load packet")
         values = struct.unpack(cls.FORMAT, packet[:size])
-        if values[1] != PROTOCOL_MAJOR:
-            raise WireError("a load packet of version %d, ours is %d" % (values[1], PROTOCOL_MAJOR))
         load = cls(*values[4:])
         load.foreign /= 100
         if not (0 <= load.kb_sum < 1e12 and 0 <= load.cpu_ms_sum < 1e15):       # NaN and infinities fail this too
@@ -2882,6 +2893,8 @@ class Host:
         "key",              # str(endpoint), or "local"
         "name", "kind", "endpoint",
         "address",          # resolved address, "" until then
+        "zone",             # number of the interface that a link-local address is of, else 0
+        "version",          # major version of its reports where that is not ours, else None
         "listed_slots",     # of a plain distccd; jobs at once
         "lzo",              # it is listed with ,lzo
         "load",             # last Load, None before the first and for distccd
@@ -2906,12 +2919,16 @@ class Host:
     def __init__(self, key, name, kind, endpoint=None, listed_slots=0, lzo=False):
         self.key, self.name, self.kind, self.endpoint = key, name, kind, endpoint
         self.listed_slots, self.lzo = listed_slots, lzo
-        self.address = endpoint[0] if endpoint else ""
+        self.address, self.zone, self.version = endpoint[0] if endpoint else "", 0, None
         self.load, self.report_at, self.patience_s = None, None, PEER_TIMEOUT_S
         self.leases, self.asking, self.uncounted, self.ended, self.full = set(), 0, 0, 0, False
         self.failures, self.failure, self.retry_at, self.bad_files = 0, None, 0.0, set()
         self.counters = dict.fromkeys(("ok", "failed", "refused", "cancelled"), 0)
         self.shared, self.retired, self.used_at, self.misfits, self.distrusted = False, False, 0.0, {}, None
+
+    def place(self):
+        """What sockets call its address."""
+        return (self.address, self.endpoint[1], 0, self.zone) if self.zone else (self.address, self.endpoint[1])
 
     def slots(self):
         return self.load.slots if self.load else self.listed_slots
@@ -2938,6 +2955,8 @@ class Host:
         if self.kind == "peer":
             if self.distrusted is not None and self.silent(now):
                 return "down", REASONS["bad-mac"].text
+            if self.version is not None and (self.report_at is None or self.silent(now)):
+                return "down", "speaks version %d of our protocol, this daemon %d" % (self.version, PROTOCOL_MAJOR)
             if self.report_at is None:
                 return "down", "no load report yet: is its daemon up, and does its --allow name this box?"
             if self.silent(now):
@@ -2977,6 +2996,44 @@ class Host:
             return mode == MODE_PLAIN and identity not in self.misfits
         return bool(self.load) and identity in self.load.identities and identity not in self.misfits and (
             mode == MODE_PLAIN or bool(self.load.capabilities & CAN_DIRECTIVES))
+
+
+class Audience:
+    """Who gets this daemon's reports, and how often: all each second, but in a large farm only those that have
+    submitted within the last minute; the rest every ten seconds, or 1,000 hosts would send a million packets a second.
+    Targets are (address, port)."""
+
+    def __init__(self, hosts):
+        self.hosts = hosts                          # {key: Host}: jobs are sent to them
+        self.submitters = {}                        # target: heard at; it may send jobs here
+        self.active = {}                            # address: when it last asked for a slot, or for reports
+        self.slow_at = 0.0                          # when the rest is due
+
+    def hear(self, target, now):
+        """It reports, and may send jobs here. Whether it is new."""
+        new = target not in self.submitters
+        if not new or len(self.submitters) < REPORTERS_MOST:
+            self.submitters[target] = now
+        return new and target in self.submitters
+
+    def asked(self, address, now):
+        self.active[address] = now
+
+    def everybody(self, now):
+        self.submitters = {who: at for who, at in self.submitters.items() if now - at < SUBMITTER_MEMORY_S}
+        self.active = {who: at for who, at in self.active.items() if now - at < SUBMITTER_MEMORY_S}
+        return set(self.submitters) | {(host.address, host.endpoint[1]) for host in self.hosts.values() if host.address}
+
+    def due(self, now, all_of_them=False):
+        """[(targets, seconds until their next report)]; broadcasts go with the last row."""
+        everybody = self.everybody(now)
+        if len(everybody) <= LARGE_FARM_HOSTS:
+            return [(everybody, REPORT_INTERVAL_S)]
+        fast = {target for target in everybody if target[0] in self.active}
+        if now < self.slow_at and not all_of_them:
+            return [(fast, REPORT_INTERVAL_S), ((), SLOW_REPORT_INTERVAL_S)]
+        self.slow_at = now + SLOW_REPORT_INTERVAL_S
+        return [(fast, REPORT_INTERVAL_S), (everybody - fast, SLOW_REPORT_INTERVAL_S)]
 
 
 class Lease:
@@ -3366,12 +3423,16 @@ class Ledger:
         self.totals = dict.fromkeys(("remote", "local", "fallback", "served", "refused", "hedged", "compile_errors",
                                      "cancelled"), 0)
         self.local_reasons = {}
+        self.last_hello, self.wants_reports = -math.inf, False      # the latter: all hosts are to be asked for theirs
 
     # -- a job's life
 
     def hello(self, job, now):
         """A client has come with a compile that may be distributed."""
         self.open_job(job, now)
+        if now - self.last_hello > SUBMITTER_MEMORY_S:      # hosts may report rarely: by when it is preprocessed,
+            self.wants_reports = True                       # their answers are here
+        self.last_hello = now
         remembered = self.memory.recall(job.uid, job.remember_key, now)
         if remembered:
             self.note(job, now, "went local before: " + reason_text(remembered))
@@ -3661,7 +3722,7 @@ class Chooser(Ledger):
         if restarted or host.silent(now):           # back again, and with it a clean slate
             host.misfits.clear()
             host.recovers()
-        host.load, host.report_at, host.distrusted = load, now, None
+        host.load, host.report_at, host.distrusted, host.version = load, now, None, None
         host.patience_s = max(PEER_TIMEOUT_S, PEER_TIMEOUT_INTERVALS * load.interval_ms / 1e3)
         host.full = load.waiting > 0             # a new request would park behind those
         host.ended = 0
@@ -5250,7 +5311,7 @@ class JobConnection:
     __slots__ = ("server", "sock", "peer", "state", "deadline", "decoder", "slot_request", "job_id", "compiler", "argv",
                  "folder", "folder_fd", "source_fd", "left", "outgoing", "object_fd", "object_left", "object_at",
                  "queued_at", "started_at", "area_at_start", "what", "times", "discarded", "size", "begun",
-                 "got", "version", "packed")
+                 "got", "version", "packed", "ours")
 
     def __init__(self, server, sock, peer, now):
         self.server, self.sock, self.peer = server, sock, peer
@@ -5264,6 +5325,7 @@ class JobConnection:
         self.size = 0                                   # of the source, in bytes
         self.begun, self.got = 0.0, 0                   # when the first byte of the job came, and how many by now
         self.version, self.packed = 1, b""              # of distcc's protocol; the file to unpack the source to
+        self.ours = False                               # understands LMNO
 
     def fileno(self):
         return self.sock.fileno()
@@ -5285,7 +5347,8 @@ class JobConnection:
                 self.write()
         except WireError as error:
             self.server.counters.bad_requests += 1
-            self.refuse("protocol", str(error))
+            self.ours = self.ours or isinstance(error, OtherVersion)
+            self.refuse("version" if isinstance(error, OtherVersion) else "protocol", str(error))
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 self.refuse("disk", error.strerror)
@@ -5317,7 +5380,7 @@ class JobConnection:
             return
         message, rest = self.decoder.result, self.decoder.rest()
         if isinstance(message, SlotRequest):
-            self.slot_request = message
+            self.slot_request, self.ours = message, True
             self.server.ask_slot(self)
             self.decoder = Decoder(decode_job())
             if rest:
@@ -5405,7 +5468,7 @@ class JobConnection:
         self.server.counters.refused += 1
         self.server.loop.log("info", "%s refused: %s %s" % (self.peer, reason_text(name), text))
         self.server.drop(self, 0.0)
-        if not self.slot_request or self.state == "replying":
+        if not self.ours or self.state == "replying":
             return self.end("", "")
         self.state, self.deadline = "refused", self.server.loop.now() + REFUSAL_LINGER_S
         try:
@@ -5518,8 +5581,8 @@ class Gate:
 class JobServer:
     """Admits, starts compilers through the spawner, and answers. Policy is Admission's and serve_args()'s."""
 
-    def __init__(self, loop, admission, spawner, offer, trust, max_job_bytes):
-        self.loop, self.admission, self.spawner, self.offer = loop, admission, spawner, offer
+    def __init__(self, loop, admission, spawner, offer, trust, audience, max_job_bytes):
+        self.loop, self.admission, self.spawner, self.offer, self.audience = loop, admission, spawner, offer, audience
         self.gate, self.trust, self.max_job_bytes = Gate(loop, trust), trust, max_job_bytes
         self.counters, self.connections = self.gate.counters, self.gate.connections
         self.running, self.leaving = {}, {}             # running: {job id: JobConnection}
@@ -5534,6 +5597,7 @@ class JobServer:
         request = connection.slot_request
         if self.trust.secret and not self.gate.authentic(connection):
             return None
+        self.audience.asked(connection.peer, self.loop.now())
         if request.identity not in self.offer.by_identity:
             return connection.refuse("compiler-unknown")
         if request.mode != MODE_PLAIN and not self.spawner.may_directives_only:
@@ -5758,9 +5822,11 @@ class Reports:
         self.make_load = make_load                  # () -> Load of this daemon now
         self.sockets = []                           # one per --listen
         self.broadcast = []                         # (socket, address) to send broadcasts
-        self.submitters = {}                        # (address, port): heard at; they get our reports
+        self.audience = Audience(scheduler.hosts)
+        self.zones = {}                             # link-local address: number of the interface it was heard on
         self.sequence, self.sent_at, self.sent_running, self.next_at = 0, 0.0, 0, 0.0
         self.dropped = self.bad = 0                 # packets from strangers; packets that are none
+        self.other_versions = {}                    # (address, port): major version of what it sends
         self.unsealed = self.replayed = 0           # without the right MAC; seen before
         self.heard = {}                             # instance: (sequence, at); of those without a secret
         self.homes = {}                             # instance: Endpoint that it was first heard from
@@ -5769,15 +5835,6 @@ class Reports:
         self.answered_at = 0.0                      # last report in answer to a wrong key
 
     # -- out
-
-    def targets(self, now):
-        """Addresses that get this daemon's report."""
-        self.submitters = {who: at for who, at in self.submitters.items() if now - at < SUBMITTER_MEMORY_S}
-        found = set(self.submitters)
-        for host in self.scheduler.hosts.values():
-            if host.endpoint and host.address:
-                found.add((host.address, host.endpoint[1]))
-        return found
 
     def packet(self, load, now, wish=0):
         """The report as it is sent; `wish`: WANTS_REPORT, WANTS_ECHO."""
@@ -5792,13 +5849,17 @@ class Reports:
         return load.encode(secret.seal(b"report"))
 
     def announce(self, now, wanted=False):
-        """Send the report to all; a target that cannot be reached now is tried again with the next one."""
+        """Send the report to all whose turn it is; a target that cannot be reached now is tried again with the next
+        one. `wanted`: to all, and they are asked for theirs."""
         load = self.make_load()
-        packet = self.packet(load, now, WANTS_REPORT if wanted else 0)
-        for address, port in self.targets(now):
-            self.send(packet, address, port)
-        for sock, address in self.broadcast:
-            broadcast_everywhere(sock, packet, address)
+        for targets, interval_s in self.audience.due(now, wanted):
+            load.interval_ms = interval_s * 1000
+            packet = self.packet(load, now, WANTS_REPORT if wanted else 0)
+            for address, port in targets:
+                self.send(packet, address, port)
+        if targets or interval_s == REPORT_INTERVAL_S:
+            for sock, address in self.broadcast:
+                broadcast_everywhere(sock, packet, address)
         self.sent_at, self.sent_running = now, load.running
         self.next_at = now + REPORT_INTERVAL_S * random.uniform(1 - REPORT_JITTER, 1 + REPORT_JITTER)
 
@@ -5808,11 +5869,18 @@ class Reports:
             if version == 6 and sock.family == socket.AF_INET:
                 continue
             mapped = version == 4 and sock.family == socket.AF_INET6        # [::] speaks both
+            place = ("::ffff:" + address if mapped else address, port)
             try:
-                sock.sendto(packet, ("::ffff:" + address if mapped else address, port))
+                sock.sendto(packet, (*place, 0, self.zones[address]) if address in self.zones else place)
                 return
             except OSError as error:                        # no route, buffer full, a refusal of the last packet's
                 self.loop.log("debug", "report to %s: %s" % (address, error.strerror))
+
+    def ask_if_wanted(self, now):
+        """The first job after a pause has come: hosts are to report at once."""
+        if self.scheduler.wants_reports:
+            self.scheduler.wants_reports = False
+            self.announce(now, wanted=True)
 
     def changed(self, running, cores, now):
         """Report at once where the number of running jobs has moved enough, at most ten times a second."""
@@ -5830,7 +5898,10 @@ class Reports:
             except OSError as error:                        # ICMP's answer to an earlier packet
                 self.loop.log("debug", "load reports: %s" % error.strerror)
                 continue
-            self.take(packet, plain_address(source[0]), source[1], self.loop.now())
+            address = plain_address(source[0])
+            if source[3:] and source[3]:
+                self.zones[address] = source[3]
+            self.take(packet, address, source[1], self.loop.now())
 
     def take(self, packet, address, port, now):
         """Merge one packet. From whom it is believed is decided before it is looked at."""
@@ -5844,6 +5915,8 @@ class Reports:
             return
         try:
             load = Load.parse(packet)
+        except OtherVersion as error:
+            return self.hear_other(Endpoint((address, port)), known, error)
         except WireError as error:
             self.bad += 1
             self.loop.log("debug", "%s:%d: %s" % (address, port, error))
@@ -5860,6 +5933,16 @@ class Reports:
         if known is not None and load.port:
             self.merge(self.scheduler.hosts[known], load, now)
 
+    def hear_other(self, endpoint, known, error):
+        """A daemon of another major version: not understood, but shown."""
+        self.bad += 1
+        if self.other_versions.get(endpoint) != error.version:
+            self.loop.log("warning", "%s: %s: update the older of the two" % (endpoint, error))
+            if len(self.other_versions) < 1000:
+                self.other_versions[endpoint] = error.version
+        if known is not None:
+            self.scheduler.hosts[known].version = error.version
+
     def distrust(self, known, served, address, port, now):
         """A report without the right MAC. Its sender gets one of ours now and then, so that it is named there, too."""
         self.unsealed += 1
@@ -5873,10 +5956,9 @@ class Reports:
 
     def serve_reports(self, load, address, port, now):
         """A box that may send jobs here gets our reports, at once if it wants or is new."""
-        newcomer = (address, port) not in self.submitters
-        if newcomer and len(self.submitters) >= REPORTERS_MOST:
-            return
-        self.submitters[address, port] = now
+        newcomer = self.audience.hear((address, port), now)
+        if load.capabilities & WANTS_REPORT:
+            self.audience.asked(address, now)
         if newcomer or load.capabilities & WANTS_REPORT:
             self.report_soon(now)
 
@@ -5920,7 +6002,8 @@ class Reports:
         if key not in hosts:
             if len(hosts) >= REPORTERS_MOST:
                 return None
-            hosts[key] = Host(key, key, "peer", endpoint)
+            hosts[key] = host = Host(key, key, "peer", endpoint)
+            host.zone = self.zones.get(endpoint[0], 0)
             self.loop.log("info", "found %s" % key)
         if len(self.homes) > 2 * REPORTERS_MOST:
             self.homes.clear()
@@ -5950,6 +6033,14 @@ def broadcast_everywhere(sock, packet, address):
             sock.sendmsg([packet], [(socket.IPPROTO_IP, IP_PKTINFO, info)] if info else [], 0, address)
         except OSError:
             continue                                        # an interface that is down or without an address
+
+
+def interface_number(name):
+    """Of an IPv6 zone, a number or a name; 0 where there is none."""
+    try:
+        return int(name) if name.isdigit() else socket.if_nametoindex(name)
+    except OSError:
+        return 0
 
 
 class Resolver:
@@ -6012,7 +6103,7 @@ class SlotConnection:
 
     def connect(self):
         host = self.request.host
-        code = self.sock.connect_ex((host.address, host.endpoint[1]))
+        code = self.sock.connect_ex(host.place())
         if code not in (0, errno.EINPROGRESS):
             return self.fail("connect", os.strerror(code))
         self.asker.loop.watch(self, selectors.EVENT_WRITE, self.on_event)
@@ -6556,6 +6647,7 @@ class View:
             "advice": {"make_jobs": scheduler.make_jobs(now)},
             "warnings": facts["warnings"],
             "packets": {"from_strangers": self.reports.dropped, "malformed": self.reports.bad,
+                        "other_versions": {str(who): n for who, n in self.reports.other_versions.items()},
                         "wrong_key": self.reports.unsealed, "replayed": self.reports.replayed},
             "secret": {"used": bool(self.reports.trust.secret), "wrong_keys": list(self.reports.trust.wrong_keys)},
         }
@@ -7022,8 +7114,9 @@ def find_host_list(environ):
 class Directory:
     """The hosts that the options name: --peer and --hosts; names are resolved again while their host is away."""
 
-    def __init__(self, config, loop, scheduler, trust):
+    def __init__(self, config, loop, scheduler, trust, zones):
         self.config, self.loop, self.scheduler, self.trust = config, loop, scheduler, trust
+        self.zones = zones                          # link-local address: number of its interface
         self.hosts = scheduler.hosts
         self.resolver = Resolver(loop, self.resolved)
         self.listed = set()                         # keys of hosts that options or lists name
@@ -7098,7 +7191,9 @@ class Directory:
             self.hosts.pop(host.key, None)
             return
         self.trust.peers = {e: key for e, key in self.trust.peers.items() if key != host.key}
-        host.address = address
+        host.address, zone = address, host.endpoint[0].partition("%")[2]
+        if zone:
+            host.zone = self.zones[address] = interface_number(zone)
         self.trust.peers[endpoint] = host.key
 
     def resolved(self, name, addresses):
@@ -7239,7 +7334,7 @@ class Daemon:
         self.reports = Reports(self.loop, self.scheduler, self.trust, self.neighbours, self.station.load)
         self.asker = Asker(self.loop, self.scheduler, self.instance, self.trust)
         self.hub = Hub(self.loop, self.scheduler, self.answer)
-        self.directory = Directory(config, self.loop, self.scheduler, self.trust)
+        self.directory = Directory(config, self.loop, self.scheduler, self.trust, self.reports.zones)
         self.doors = Doors(config)
         self.stopping = self.settling = False
         self.stop_at = None
@@ -7262,7 +7357,7 @@ class Daemon:
             offer = Offer(self.config.compilers, self.spawner.may_clang, self.loop.log)
             if not offer.by_name:
                 self.loop.log("warning", "no compiler found to offer")
-            self.server = JobServer(self.loop, self.admission, self.spawner, offer, self.trust,
+            self.server = JobServer(self.loop, self.admission, self.spawner, offer, self.trust, self.reports.audience,
                                     self.config.max_job_mb << 20)
             self.server.on_change, self.server.on_served = self.slots_changed, self.station.served
             self.station.server, self.station.port = self.server, doors.bound[0][1]
@@ -7285,7 +7380,7 @@ class Daemon:
         every(CAPACITY_INTERVAL_S, self.scheduler.tick)
         every(0.5, self.sweep)
         every(PING_INTERVAL_S, lambda _: self.hub.ping())
-        every(30.0, self.directory.resolve_again)
+        every(RESOLVE_AGAIN_S, self.directory.resolve_again)
         every(STATE_SAVE_S, lambda _: save_state(self.config.state, self.statistics, self.loop.log))
         every(5.0, lambda _: self.check())
         if self.server:
@@ -7328,6 +7423,7 @@ class Daemon:
                     self.perform(*action)
         finally:
             self.settling = False
+        self.reports.ask_if_wanted(self.loop.now())
         self.admission.local_running = len(self.scheduler.locals.holders)
 
     def perform(self, what, subject, request=None):

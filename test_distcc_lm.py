@@ -2864,6 +2864,52 @@ class Hosts(unittest.TestCase):
         self.assertEqual([plain.offers(IDENTITY, 0), plain.offers(IDENTITY, 1)], [True, False])
 
 
+class Audiences(unittest.TestCase):
+    """Who gets reports, and how often."""
+
+    def audience(self, count):
+        hosts = {}
+        for i in range(count):
+            host = hosts[str(i)] = lm.Host(str(i), str(i), "peer", lm.Endpoint(("10.0.%d.%d" % divmod(i, 250), 3632)))
+            host.address = host.endpoint[0]
+        return lm.Audience(hosts)
+
+    def test_small(self):
+        audience = self.audience(lm.LARGE_FARM_HOSTS - 1)
+        self.assertTrue(audience.hear(("10.9.9.9", 1), 5.0))
+        self.assertFalse(audience.hear(("10.9.9.9", 1), 5.0))
+        for now in (5.0, 6.0):
+            ((targets, interval_s),) = audience.due(now)
+            self.assertEqual((len(targets), interval_s), (lm.LARGE_FARM_HOSTS, lm.REPORT_INTERVAL_S))
+        ((targets, _),) = audience.due(5.0 + lm.SUBMITTER_MEMORY_S)
+        self.assertEqual(len(targets), lm.LARGE_FARM_HOSTS - 1)
+
+    def test_large(self):
+        """A packet a second to who has submitted lately, one in ten seconds to the rest; all at once where wanted."""
+        audience = self.audience(1000)
+        audience.hear(("10.9.9.9", 1), 0.0)
+        audience.asked("10.9.9.9", 0.0)
+        sent = collections.Counter()
+        for now in range(100):
+            for targets, interval_s in audience.due(float(now)):
+                sent.update(targets)
+                self.assertIn(interval_s, (lm.REPORT_INTERVAL_S, lm.SLOW_REPORT_INTERVAL_S))
+            if now == 30:
+                audience.hear(("10.9.9.9", 1), 30.0)
+        self.assertEqual(sent.pop(("10.9.9.9", 1)), 60 + (90 - 60) // 10)
+        self.assertEqual((set(sent.values()), len(sent)), ({10}, 1000))
+        self.assertEqual(sum(len(targets) for targets, _ in audience.due(91.0)), 0)
+        self.assertEqual(sum(len(targets) for targets, _ in audience.due(91.5, True)), 1000)
+
+    def test_first_job_after_a_pause(self):
+        scheduler, asked = a_scheduler(lm.Host("h", "h", "peer")), []
+        for now in (1.0, 2.0 + lm.SUBMITTER_MEMORY_S / 2, 3.0 + 2 * lm.SUBMITTER_MEMORY_S):
+            a_job(scheduler, now)
+            asked.append(scheduler.wants_reports)
+            scheduler.wants_reports = False
+        self.assertEqual(asked, [True, False, True])
+
+
 class Choices(unittest.TestCase):
     def test_faster(self):
         """The faster host gets the jobs, until waiting for the slower one's answer is sooner."""
@@ -5844,6 +5890,76 @@ class LoadExchange(FarmCase):
         name = self.sources.make()
         self.same(self.cc(daemon, "gcc", "-c", name, "-o", "o"), self.sources.expected(name), "o")
         self.assertEqual(daemon.until(lambda s: s["totals"]["remote"])["totals"]["remote"], 1)
+
+    def test_ipv6(self):
+        """[::1] throughout: reports, admission, a job; and a distcc host of the list."""
+        worker = self.farm.worker("--listen", "[::1]:0", "--allow", "::1/128")
+        self.assertRegex(worker.address, r"^\[::1\]:")
+        daemon = self.farm.submitter(worker, options=("--listen", "[::1]:0", "--listen", loopback() + ":0"))
+        plain = self.farm.start("--listen", loopback() + ":0", "--hosts", worker.address + "/2,lzo")
+        for submitter in (daemon, plain):
+            name = self.sources.make()
+            done = self.cc(submitter, "gcc", "-c", name, "-o", "o", env={"DISTCC_LM_FALLBACK": "0"})
+            self.same(done, self.sources.expected(name), "o")
+        self.assertEqual(daemon.host(worker.address)["kind"], "peer")
+        self.assertEqual([worker.status()["totals"][key] for key in ("served", "refused")], [2, 0])
+
+    def test_two_daemons_on_a_box(self):
+        """One that serves and one that submits: what the first runs is no foreign load to the second, nor are they
+        confused by equal names."""
+        worker, daemon = self.farm.pair("--slots", "4")
+        with Wire(worker) as one, Wire(worker) as two:
+            for wire in (one, two):
+                self.assertEqual(wire.ask_slot().admission()[0], "granted")
+            daemon.until(lambda s: s["hosts"][1]["running"] == 2)
+            self.assertEqual(daemon.status()["hosts"][0]["load"], 0.0)
+        second = self.farm.start("--socket", worker.socket, wait=False)
+        self.assertEqual(second.process.wait(DEADLINE_S), 1)
+        self.assertIn("another daemon serves it", second.text())
+
+    def test_other_versions(self):
+        """Reports of a later minor version: more in the header, a list more. Of another major one: shown, not used."""
+        class Later(FaultyPeer):
+            def packet(self):
+                return lm.Load(instance=self.instance, boot=bytes(16), sequence=self.sequence, cores=4, slots=4,
+                               port=self.tcp.getsockname()[1], memory_mb=9999, interval_ms=1000,
+                               identities=[gcc_identity()]).encode()
+
+            def report(self):
+                self.sequence += 1
+                for where in self.submitters:
+                    self.udp.sendto(self.packet(), where)
+
+        class Minor(Later):
+            def packet(self):
+                packet, size = super().packet(), struct.calcsize(lm.Load.FORMAT)
+                fields = bytearray(packet[:size] + b"newer field")
+                fields[6:8] = struct.pack("!H", len(fields))
+                return bytes(fields) + packet[size:] + b"\2\3abcdef"
+
+        class Major(Later):
+            def packet(self):
+                return lm.PACKET_MAGIC + b"\2" + b"all is otherwise"
+        minor, major = self.farm.add(Minor()), self.farm.add(Major())
+        daemon = self.farm.submitter(minor, major, ready=False)
+        status = daemon.until(lambda s: self.up(s) and s["packets"]["other_versions"])
+        hosts = {h["address"]: h for h in status["hosts"]}
+        self.assertEqual((hosts[minor.address]["state"], hosts[minor.address]["cores"]), ("up", 4))
+        self.assertEqual((hosts[major.address]["state"], hosts[major.address]["reason"]),
+                         ("down", "speaks version 2 of our protocol, this daemon 1"))
+        self.assertEqual(status["packets"]["other_versions"], {major.address: 2})
+        self.assertEqual(daemon.text().count("update the older of the two"), 1)
+
+    def test_other_version_asks(self):
+        """An LMRQ of a later version gets an LMNO that says so; a longer one of ours is understood."""
+        worker = self.farm.worker()
+        request = lm.SlotRequest(b"instance", 1, 1, 512, gcc_identity(), 0, "c").encode()
+        with Wire(worker) as wire:
+            wire.send(lm.body_token(b"LMRQ", b"\2" + request[13:] + b"more"))
+            self.assertEqual(wire.admission()[:2], ("refused", "version"))
+        with Wire(worker) as wire:
+            wire.send(lm.body_token(b"LMRQ", request[12:] + b"\0later field"))
+            self.assertEqual(wire.admission()[0], "granted")
 
     def test_listed_as_distccd_but_ours(self):
         worker = self.farm.worker()
