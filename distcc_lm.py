@@ -99,12 +99,13 @@ if TYPE_CHECKING:       # ruff and mypy take it for true; at run time import_dae
     import tempfile
     import threading
     import time
+    import zlib
 
 
 def import_daemon_modules():
     """Import what all commands but `cc` use. Apart from the client, which would pay 60 ms for them at every compile."""
     global _thread, collections, errno, fcntl, gc, hashlib, hmac, ipaddress, json, math, mmap, os, random, resource
-    global select, selectors, shutil, signal, socket, stat, struct, subprocess, tempfile, threading, time
+    global zlib, select, selectors, shutil, signal, socket, stat, struct, subprocess, tempfile, threading, time
     import _thread
     import collections
     import errno
@@ -130,6 +131,10 @@ def import_daemon_modules():
     import tempfile
     import threading
     import time
+    try:
+        import zlib
+    except ImportError:         # a Python without it: then nothing is compressed
+        zlib = None
 
 
 # ==== 1. Tunables ===================================================================================================
@@ -168,6 +173,11 @@ MAX_ARGUMENT_BYTES = 128 * 1024     # the kernel's own limit for one argument
 MAX_ARGV_BYTES = 160 * 1024         # one message to the spawner; longer command lines are compiled locally
 MAX_MESSAGE_BYTES = 1 << 20         # compiler output is cut / memory for a job that prints without end
 MAX_LOAD_REQUEST_BYTES = 1024       # room for later fields / memory
+COMPRESS_BELOW_KB_S = 25_000.0      # 200 Mbit/s. Slow links stay full / 10 ms of this box's CPU a MB for little
+COMPRESSED_WIRE = 0.6               # KB on the wire for each of the source, compressed, the object counted in; and
+PLAIN_WIRE = 1.3                    # as it is. Hosts behind slow links get too little / too much
+TEXT_WINDOW_BYTES = 16 << 20        # of a source searched at once. More marginal matches stay here / memory
+TEXT_OVERLAP_BYTES = 1 << 20
 LZO_BLOCK_BYTES = 1 << 20           # unpacked between writes; at least twice LZO_WINDOW. Slower / memory
 MAX_CLIENT_MESSAGE_BYTES = 64 * 1024
 SESSIONS_PER_UID = 2000             # large builds go local / one user takes all descriptors
@@ -601,11 +611,20 @@ class JobRequest:
         self.version, self.argv, self.size = version, argv, size
 
 
+def encode_argv(argv, version=1):
+    return b"".join([token(b"DIST", version), token(b"ARGC", len(argv))] + [body_token(b"ARGV", word) for word in argv])
+
+
+def encode_size(size, version=1):
+    """What precedes the source: `size` bytes, in protocol 2 with LZO_END behind them."""
+    if version == 2:
+        return token(b"DOTI", lzo_size(size)) + (lzo_head(size) if size else b"")
+    return token(b"DOTI", size)
+
+
 def encode_job(argv, size, version=1):
-    """All of a request but the source itself, which follows: `size` bytes, in protocol 2 with LZO_END behind them."""
-    doti = [token(b"DOTI", size)] if version == 1 else [token(b"DOTI", lzo_size(size)), lzo_head(size) if size else b""]
-    return b"".join([token(b"DIST", version), token(b"ARGC", len(argv))]
-                    + [body_token(b"ARGV", word) for word in argv] + doti)
+    """All of a request but the source itself."""
+    return encode_argv(argv, version) + encode_size(size, version)
 
 
 def decode_job(version=None):
@@ -695,6 +714,7 @@ def decode_reply(version=1):
 
 # ---- admission, between our daemons
 
+NOT_COMPRESSED, ZLIB = 0, 1         # of the source alone: objects are a tenth of what travels
 CHALLENGE_BYTES = 8
 MAC_BYTES = 16                      # of HMAC-SHA256
 
@@ -703,22 +723,23 @@ class SlotRequest:
     """LMRQ: a submitter asks for one slot, for whichever job of this (uid, identity, mode) it will be. With a secret
     its MAC covers all of it, among it the server's challenge, a counter, and the address that was dialled: a request
     cannot be sent twice, nor on to another host."""
-    __slots__ = ("instance", "uid", "size_kb", "memory_mb", "identity", "mode", "job_class", "counter", "challenge",
-                 "dialled", "covered", "mac")
+    __slots__ = ("instance", "uid", "size_kb", "memory_mb", "identity", "mode", "job_class", "compression", "counter",
+                 "challenge", "dialled", "covered", "mac")
     # version, flags, instance, uid, KB, MB, identity, mode, compression, counter, size of the seal that follows:
     # challenge, MAC, address
     FORMAT = "!BB8sIII8sBBQB"
 
-    def __init__(self, instance, uid, size_kb, memory_mb, identity, mode, job_class):
+    def __init__(self, instance, uid, size_kb, memory_mb, identity, mode, job_class, compression=NOT_COMPRESSED):
         self.instance, self.uid, self.size_kb, self.memory_mb = instance, uid, size_kb, memory_mb
-        self.identity, self.mode, self.job_class = identity, mode, job_class
+        self.identity, self.mode, self.job_class, self.compression = identity, mode, job_class, compression
         self.counter, self.challenge, self.dialled, self.covered, self.mac = 0, b"", b"", b"", b""
 
     def encode(self, seal=None):
         """seal(bytes): the MAC; with one, counter, challenge and dialled have been set."""
         size = CHALLENGE_BYTES + MAC_BYTES + len(self.dialled) if seal else 0
         fixed = struct.pack(self.FORMAT, PROTOCOL_MAJOR, 0, self.instance, self.uid, min(self.size_kb, 0xffffffff),
-                            min(self.memory_mb, 0xffffffff), self.identity, self.mode, 0, self.counter, size)
+                            min(self.memory_mb, 0xffffffff), self.identity, self.mode, self.compression, self.counter,
+                            size)
         job_class = self.job_class.encode()[:64]
         if not seal:
             return body_token(b"LMRQ", fixed + job_class)
@@ -731,14 +752,15 @@ class SlotRequest:
         size = struct.calcsize(cls.FORMAT)
         if len(body) < size:
             raise WireError("an LMRQ of %d bytes" % len(body))
-        version, _, instance, uid, size_kb, memory_mb, identity, mode, _, counter, sealed = struct.unpack(
+        version, _, instance, uid, size_kb, memory_mb, identity, mode, compression, counter, sealed = struct.unpack(
             cls.FORMAT, body[:size])
         if version != PROTOCOL_MAJOR:
             raise OtherVersion("an LMRQ", version)
         if mode >= len(MODE_NAMES):
             raise WireError("mode %d is unknown" % mode)
         job_class, _, _ = body[size + sealed:].partition(b"\0")      # later versions may append more
-        request = cls(instance, uid, size_kb, memory_mb, identity, mode, job_class.decode("ascii", "replace"))
+        request = cls(instance, uid, size_kb, memory_mb, identity, mode, job_class.decode("ascii", "replace"),
+                      ZLIB if compression == ZLIB else NOT_COMPRESSED)
         at, end = size + CHALLENGE_BYTES, size + CHALLENGE_BYTES + MAC_BYTES
         if sealed >= CHALLENGE_BYTES + MAC_BYTES and len(body) >= size + sealed:
             request.counter, request.challenge, request.mac = counter, body[size:at], body[at:end]
@@ -761,9 +783,9 @@ def decode_opening(plain=True):
     return (yield from decode_job(value))
 
 
-def encode_granted(reservation, seal=None):
+def encode_granted(reservation, compression=NOT_COMPRESSED, seal=None):
     """seal(bytes): the MAC by which the server proves that it has the key, too."""
-    body = b"%d" % reservation
+    body = b"%d %d" % (reservation, compression)
     return body_token(b"LMOK", body + b"\0" + seal(body) if seal else body)
 
 
@@ -783,8 +805,8 @@ def parse_refusal(body):
 
 
 def decode_admission():
-    """Generator for one answer to an LMRQ: ("granted", reservation) and, with a MAC, (…, what it covers, MAC);
-    ("parked", position, wait_ms) or ("refused", name, text)."""
+    """Generator for one answer to an LMRQ: ("granted", reservation, compression) and, with a MAC, (…, what it covers,
+    MAC); ("parked", position, wait_ms) or ("refused", name, text)."""
     name, size = parse_token((yield TOKEN_BYTES))
     if name not in (b"LMOK", b"LMWT", b"LMNO") or size > MAX_LOAD_REQUEST_BYTES:
         raise WireError("%s of %d bytes in answer to LMRQ" % (name.decode("latin-1"), size))
@@ -796,7 +818,8 @@ def decode_admission():
     if len(numbers) < (1 if name == b"LMOK" else 2) or not all(number.isdigit() for number in numbers):
         raise WireError("%s without its numbers" % name.decode())
     if name == b"LMOK":
-        return ("granted", int(numbers[0])) + ((body, mac) if sealed else ())
+        compression = int(numbers[1]) if numbers[1:] else NOT_COMPRESSED
+        return ("granted", int(numbers[0]), compression) + ((body, mac) if sealed else ())
     return "parked", int(numbers[0]), int(numbers[1])
 
 
@@ -935,7 +958,7 @@ class Load:
 #                      TURN mode, identity wanted (0|1), recipe                    preprocess now; "?": make a recipe
 #                      FILE odd (0|1), numbers of unknown files                    in answer to SEEN
 #                      SOCK host, kind, mode  + the socket                         send the job there; kind: peer,
-#                                                                                  distccd or distccd,lzo
+#                                                                                  peer,zlib, distccd, distccd,lzo
 #                      LOCL reason, hold (0|1)              run it here; hold: keep this connection until it ends
 #                      PING                                                        still here
 #                      JSON text                                                   answer to status, jobs, why, drain
@@ -2137,8 +2160,9 @@ def _assembler_reads(text):
     return ""
 
 
-def content_refusal(text, command, mode="plain"):
-    """(reason, detail) where the preprocessed text (bytes or mmap) of this mode keeps it here, or None.
+def content_refusal(text, command, mode="plain", first=True):
+    """(reason, detail) where the preprocessed text of this mode keeps it here, or None. `first`: it is the text's
+    beginning, not a later piece.
 
     Two searches for rare words, together about 1 ms per MB (find takes 0.4 to 0.7 ms per MB and word; re is not
     imported here, and no quicker). Words glued by the compiler, such as ".inc" "bin", are left to the server's
@@ -2149,7 +2173,7 @@ def content_refusal(text, command, mode="plain"):
     reason = _gcc_pragma(text, mode) if command.family == "gcc" else None
     if reason:
         return reason, "#pragma GCC"
-    if command.preprocessed:
+    if command.preprocessed and first:
         lines = bytes(text[:8192]).split(b"\n", 2)
         if not lines[0].startswith((b"# ", b"#line ")):
             return "no-line-markers", command.source        # its name, and so the object, would be the server's
@@ -2504,6 +2528,15 @@ class HostFigures:
         """KB per second."""
         prior_s = 0.02                              # weighs as much as a fiftieth of a second of transfers
         return (BANDWIDTH_PRIOR_KB_S * prior_s + self.wire_kb_sum) / (prior_s + self.wire_s_sum)
+
+
+    def compresses(self):
+        """Whether the link is so slow that compressing the source pays."""
+        return self.bandwidth() < COMPRESS_BELOW_KB_S
+
+    def transfer_s(self, size_kb):
+        """Predicted seconds on the wire of a source of so many KB, and of its object."""
+        return size_kb * (COMPRESSED_WIRE if self.compresses() else PLAIN_WIRE) / self.bandwidth()
 
 
 class Statistics:
@@ -3183,7 +3216,7 @@ class Placement:
         if occupied:
             beside = self.statistics.contention.stretch(occupied + load.foreign, load.cores)
             slowdown += occupied * max(alone - beside, 0.0)
-        return figures.rtt.value + job.size_kb * 1.3 / figures.bandwidth() + wait + work * slowdown
+        return figures.rtt.value + figures.transfer_s(job.size_kb) + wait + work * slowdown
 
     def predicted(self, host, job):
         """Seconds from sending to receiving, for the job alone: what the outcome is compared with."""
@@ -3193,7 +3226,7 @@ class Placement:
             return figures.rtt.value + work * (figures.pace.value or 1.0)
         jobs = max(host.occupied(), 1) + (host.load.foreign if host.load else 0.0)
         slowdown = self.statistics.contention.stretch(jobs, max(host.cores(), 1))
-        return figures.rtt.value + job.size_kb * 1.3 / figures.bandwidth() + work * slowdown
+        return figures.rtt.value + figures.transfer_s(job.size_kb) + work * slowdown
 
     def least(self, hosts, job):
         """The least cost among these, the wait for a slot included."""
@@ -4338,7 +4371,7 @@ REQUEST = Layout("=cQHHH")       # operation, job, numbers of argv, environment 
 SPAWN, KILL, REMOVE = b"S", b"K", b"R"  # REMOVE: the first string is a folder
 RESULT = Layout("=cQqdQd")       # kind, job, pid or errno or wait status, CPU s, KB, elapsed s; then a text
 RESULT_KINDS = {b"s": "started", b"f": "failed", b"e": "ended"}
-PACKED_NAME = b"packed.lzo"             # a source of protocol 2 as it came
+PACKED_NAME = b"packed.lzo"             # a source as it came, of protocol 2 or by zlib
 READY = b"ready "                       # first message of a spawner: this and the containment; otherwise the reason
 
 
@@ -4348,7 +4381,7 @@ class SpawnRequest:
     def __init__(self, operation, job_id=0, folder=b"", argv=(), env=(), readable=(), packed=b""):
         self.operation, self.job_id, self.folder = operation, job_id, folder
         self.argv, self.env, self.readable = argv, env, readable    # bytes; bytes to bytes; folders
-        self.packed = packed                                        # the file that PACKED_NAME is to be unpacked to
+        self.packed = packed            # b"METHOD:NAME": PACKED_NAME is to be unpacked to NAME; methods: lzo, zlib
 
 
 def encode_request(request):
@@ -4649,7 +4682,8 @@ class SpawnServer:
             pid, job.pid = job.pid, 0
             status = os.waitpid(pid, 0)[1]
             if status and not job.reason:
-                raise BadSource("what came is no LZO, or too large unpacked")
+                method = request.packed.partition(b":")[0].decode()
+                raise BadSource("what came is no %s, or too large unpacked" % method)
 
     def _start_compiler(self, job, request, folder_fd, last):
         """False where the user has too many processes just now (what an ended job left dies within a second), except
@@ -4752,18 +4786,36 @@ def count_tasks(uid):
     return total
 
 
-def unpacking_process(folder_fd, name, settings, nice):
+def inflate(data, write, most):
+    """Like lzo_unpack(), for zlib."""
+    engine, at, total, block = zlib.decompressobj(), 0, 0, b"."
+    while not engine.eof and (block or at < len(data)):
+        piece = engine.unconsumed_tail
+        if not piece:
+            piece, at = data[at:at + 65536], at + 65536
+        block = engine.decompress(piece, LZO_BLOCK_BYTES)
+        total += len(block)
+        if total > most:
+            raise WireError("zlib: more than %d bytes" % most)
+        write(block)
+    if not engine.eof:
+        raise WireError("zlib: cut short")
+
+
+def unpacking_process(folder_fd, packed, settings, nice):
     """The child of a fork in a thread of the spawner: no lock is taken and nothing imported here. Never returns."""
     code = 1
     try:
         os.setpgid(0, 0)
         if settings.nice > 0:
             os.setpriority(os.PRIO_PROCESS, 0, nice)
+        method, _, name = packed.partition(b":")
         source = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600,
                          dir_fd=folder_fd)
-        packed = os.open(PACKED_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder_fd)
-        with mmap.mmap(packed, 0, prot=mmap.PROT_READ) as data:
-            lzo_unpack(data, lambda block: write_whole(source, block), settings.max_file_bytes)
+        packed_fd = os.open(PACKED_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder_fd)
+        with mmap.mmap(packed_fd, 0, prot=mmap.PROT_READ) as data:
+            unpack = inflate if method == b"zlib" else lzo_unpack
+            unpack(data, lambda block: write_whole(source, block), settings.max_file_bytes)
         os.unlink(PACKED_NAME, dir_fd=folder_fd)
         code = 0
     finally:
@@ -4920,7 +4972,7 @@ class Spawner:
 
     def spawn(self, job_id, argv, folder, env, readable=(), packed=b""):
         """argv[0] is the path to run. 'started' or 'failed' follows, and after 'started' an 'ended', always. `packed`:
-        the file that PACKED_NAME is unpacked to first; EBADMSG where it cannot be.
+        as in SpawnRequest; EBADMSG where it cannot be unpacked.
         RequestTooLarge, ValueError (NUL in a string): this job cannot be run here."""
         message = encode_request(SpawnRequest(SPAWN, job_id, folder, argv, env, readable, packed))
         if len(message) > self.message_limit:
@@ -5311,7 +5363,8 @@ class JobConnection:
     __slots__ = ("server", "sock", "peer", "state", "deadline", "decoder", "slot_request", "job_id", "compiler", "argv",
                  "folder", "folder_fd", "source_fd", "left", "outgoing", "object_fd", "object_left", "object_at",
                  "queued_at", "started_at", "area_at_start", "what", "times", "discarded", "size", "begun",
-                 "got", "version", "packed", "ours")
+                 "got", "version", "packed", "ours",
+                 "compression")
 
     def __init__(self, server, sock, peer, now):
         self.server, self.sock, self.peer = server, sock, peer
@@ -5325,7 +5378,7 @@ class JobConnection:
         self.size = 0                                   # of the source, in bytes
         self.begun, self.got = 0.0, 0                   # when the first byte of the job came, and how many by now
         self.version, self.packed = 1, b""              # of distcc's protocol; the file to unpack the source to
-        self.ours = False                               # understands LMNO
+        self.ours, self.compression = False, NOT_COMPRESSED     # understands LMNO; agreed on with LMOK
 
     def fileno(self):
         return self.sock.fileno()
@@ -5618,9 +5671,10 @@ class JobServer:
 
     def reserve(self, connection, reservation):
         connection.state, connection.deadline = "reserved", self.loop.now() + LEASE_S
+        connection.compression = connection.slot_request.compression if zlib else NOT_COMPRESSED
         secret, request = self.trust.secret, connection.slot_request
         seal = secret.seal(b"granted", request.mac) if secret and request.mac else None
-        connection.send(encode_granted(reservation, seal))
+        connection.send(encode_granted(reservation, connection.compression, seal))
 
     def grant_next(self):
         """Slots may have become free: whoever waits longest by fair share gets them."""
@@ -5676,9 +5730,10 @@ class JobServer:
             return connection.refuse("mode")        # gcc obeys a leftover #include in it
         connection.folder, connection.folder_fd = self.spawner.area.make_folder()
         connection.version = request.version
-        connection.packed = os.fsencode(source) if request.version == 2 and request.size else b""
-        connection.source_fd = create_source(connection.folder_fd, PACKED_NAME if connection.packed
-                                             else os.fsencode(source))
+        name = os.fsencode(source)
+        method = b"lzo" if request.version == 2 else b"zlib" if connection.compression else b""
+        connection.packed = method + b":" + name if method and request.size else b""
+        connection.source_fd = create_source(connection.folder_fd, PACKED_NAME if connection.packed else name)
         connection.argv = [os.fsencode(compiler.path)] + [os.fsencode(arg) for arg in args] + [b"-o", OBJECT_NAME]
         connection.what, connection.compiler = source, compiler
         connection.size, connection.begun = request.size, self.loop.now()
@@ -6084,10 +6139,11 @@ class Resolver:
 
 class SlotConnection:
     """A connection to a host that asks for a slot on behalf of a group. Once granted it belongs to a client."""
-    __slots__ = ("asker", "request", "sock", "state", "decoder", "started", "question", "retried")
+    __slots__ = ("asker", "request", "sock", "state", "decoder", "started", "question", "retried",
+                 "compression")
 
     def __init__(self, asker, request):
-        self.asker, self.request = asker, request
+        self.asker, self.request, self.compression = asker, request, NOT_COMPRESSED
         self.started, self.question, self.retried = asker.loop.now(), None, False
         self.open()
 
@@ -6131,7 +6187,7 @@ class SlotConnection:
         self.state = "asked"
         uid, identity, mode, _ = request.group
         question = self.question = SlotRequest(self.asker.instance, uid, request.size_kb, request.memory_mb, identity,
-                                               mode, request.job_class)
+                                               mode, request.job_class, self.asker.compression(host))
         secret = self.asker.trust.secret
         if secret:
             secret.counter += 1
@@ -6165,10 +6221,11 @@ class SlotConnection:
         elif answer[0] == "granted":
             if rest:
                 raise WireError("data behind LMOK")
-            if self.question.mac and not self.proven(b"granted", *answer[2:]):
+            if self.question.mac and not self.proven(b"granted", *answer[3:]):
                 return self.fail("bad-mac", "")             # it would get a source, and return what will be run
             if self.state == "asked":
                 self.measure()
+            self.compression = answer[2]
             self.granted(answer[1])
         elif self.state == "asked":
             self.state = "parked"
@@ -6236,6 +6293,10 @@ class Asker:
             return
         self.connections.add(connection)
         connection.connect()
+
+    def compression(self, host):
+        """What to offer: measured links that are slow."""
+        return ZLIB if zlib and self.scheduler.statistics.host(host.key).compresses() else NOT_COMPRESSED
 
     def withdraw(self, request):
         if request.connection:
@@ -6463,7 +6524,9 @@ class Session:
         """Hand the granted connection over, and close our copy: from here on its only end is the client's."""
         sock, host = request.connection.sock, request.host
         self.answered = True
-        kind = "distccd,lzo" if host.kind == "distccd" and host.lzo else host.kind
+        kind = host.kind
+        if request.connection.compression == ZLIB or host.kind == "distccd" and host.lzo:
+            kind += ",zlib" if request.connection.compression == ZLIB else ",lzo"
         message = encode_fields(b"SOCK", host.name, kind, self.job.mode)
         try:
             if self.outgoing:
@@ -7776,6 +7839,19 @@ def scratch_file(name):
     return fd
 
 
+def compressed(fd, size):
+    """(descriptor, size) of a scratch file with what the file holds, by zlib: level 1 makes a quarter of it."""
+    import zlib                                     # 1 ms, and only over slow links
+    result, engine, total = scratch_file("zlib"), zlib.compressobj(1), 0
+    for at in range(0, size, 1 << 20):
+        block = engine.compress(posix.pread(fd, min(size - at, 1 << 20), at))
+        write_all(result, block)
+        total += len(block)
+    block = engine.flush()
+    write_all(result, block)
+    return result, total + len(block)
+
+
 class DaemonLink:
     """The connection to this box's daemon. receive() deals with pings and takes the passed descriptor along."""
 
@@ -7883,6 +7959,7 @@ class JobSocket:
     def __init__(self, fd, link, kind, stays):
         self.fd, self.link, self.stays = fd, link, stays        # stays: no word of the daemon's brings it here
         self.plain, self.version = kind.startswith(b"distccd"), 2 if kind == b"distccd,lzo" else 1
+        self.compresses = kind == b"peer,zlib"
         self.sent = self.received = 0
 
     def close(self):
@@ -7922,7 +7999,14 @@ class JobSocket:
 
     def exchange(self, text):
         """Send the job of a SourceText; the Reply, up to the object. Raises HostFailed."""
-        self.send(encode_job(text.remote_argv(own=not self.plain), text.size, self.version), text.fd, text.size)
+        header = encode_argv(text.remote_argv(own=not self.plain), self.version)
+        if self.compresses and text.size:
+            self.send(header, -1, 0)                # before the reservation lapses; compressing takes 10 ms a MB
+            fd, size = compressed(text.fd, text.size)
+            self.send(encode_size(size), fd, size)
+            posix.close(fd)
+        else:
+            self.send(header + encode_size(text.size, self.version), text.fd, text.size)
         if self.version == 2 and text.size:
             self.send(LZO_END, -1, 0)
         reply = self.decode(decode_reply(self.version))
@@ -8315,8 +8399,11 @@ class SourceText:
             return "pch"
         if mode == "directives":
             return None if self.made_of_plain_files() else "directives-only"
-        refusal = content_refusal(read_all(self.fd, self.size), command, mode)
-        return refusal and refusal[0]
+        for at in range(0, max(self.size, 1), TEXT_WINDOW_BYTES - TEXT_OVERLAP_BYTES):
+            refusal = content_refusal(posix.pread(self.fd, TEXT_WINDOW_BYTES, at), command, mode, first=not at)
+            if refusal or at + TEXT_WINDOW_BYTES >= self.size:
+                return refusal and refusal[0]
+        return None
 
     def preprocess(self):
         """True if the preprocessor ended well and without a message: by the recipe if there is one, else by gcc."""

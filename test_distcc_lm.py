@@ -40,6 +40,7 @@ import threading
 import time
 import unittest
 import uuid
+import zlib
 from xml.etree import ElementTree
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -650,7 +651,8 @@ def round_trips():
         ("empty reply", lm.decode_reply, lm.encode_reply(0, b"", b"", 0), lm.Reply()),
         ("refusal", lm.decode_reply, lm.encode_refused("memory", "none left"), refusal),
         ("opening LMRQ", lm.decode_opening, asked.encode(), asked),
-        ("granted", lm.decode_admission, lm.encode_granted(1 << 40), ("granted", 1 << 40)),
+        ("granted", lm.decode_admission, lm.encode_granted(1 << 40), ("granted", 1 << 40, 0)),
+        ("compressed", lm.decode_admission, lm.encode_granted(3, lm.ZLIB), ("granted", 3, lm.ZLIB)),
         ("parked", lm.decode_admission, lm.encode_parked(3, 1500), ("parked", 3, 1500)),
         ("refused", lm.decode_admission, lm.encode_refused("disk", "full"), ("refused", "disk", "full")),
         ("refused by name", lm.decode_admission, lm.encode_refused("disk"),
@@ -716,7 +718,7 @@ LIMITS = (
     ("lone NUL", "job", lambda: lm.encode_job([b"\0"], 1), "NUL"),
     ("a source of 4 GiB is for the server's limit", "job", lambda: lm.encode_job([b"gcc"], 0xffffffff), None),
     ("version 0", "job", lambda: b"DIST00000000", "protocol 0"),
-    ("version 2", "job", lambda: b"DIST00000002", "lzo"),
+    ("version 3", "job", lambda: b"DIST00000003", "pump"),
     ("version 3", "job", lambda: b"DIST00000003", "pump"),
     ("version 4", "opening", lambda: b"DIST00000004", "protocol 4"),
     ("pump's CDIR", "job", lambda: b"DIST00000001CDIR00000001/", "CDIR"),
@@ -809,7 +811,7 @@ class LzoWriter:
     """Writes every kind of LZO1X instruction, as drawn, and what it stands for, byte by byte."""
 
     def __init__(self, rng):
-        self.rng, self.packed, self.text, self.state = rng, bytearray(), bytearray(), 0
+        self.rng, self.packed, self.text = rng, bytearray(), bytearray()
         count = rng.choice((1, 2, 3, 4, 5, 100, 238))
         self.packed.append(count + 17)
         self.literals(count)
@@ -5341,6 +5343,23 @@ class SlotConversations(ServerCase):
         self.nothing_left()
         self.serves()
 
+    def test_zlib(self):
+        """Offered with the LMRQ, agreed on with the LMOK; what is no zlib, or a bomb, is refused."""
+        text = HELLO_C + b"\n" * 1000
+        request = lm.SlotRequest(b"instance", 1, 1, 512, gcc_identity(), 0, "c", lm.ZLIB).encode()
+        argv = lm.encode_argv([os.fsencode(word) for word in ARGV])
+        for body, good in ((zlib.compress(text, 1), True), (zlib.compress(text)[:-20], False), (b"x" * 99, False),
+                           (zlib.compress(bytes(600 << 20), 1), False), (b"", True)):
+            with Wire(self.worker) as wire:
+                self.assertEqual(wire.send(request).admission()[2], lm.ZLIB)
+                wire.send(argv + lm.body_token(b"DOTI", body))
+                reply = wire.decode(lm.decode_reply())
+                self.assertEqual(reply.refusal and reply.refusal[0], None if good else "protocol")
+                self.assertEqual(reply.status, 0)
+        with Wire(self.worker) as wire:
+            self.assertEqual(wire.ask_slot().admission()[2], lm.NOT_COMPRESSED)
+        self.nothing_left()
+
     def test_refused_midway_comes_before_the_end(self):
         """The sender of a large job is told why, and not just cut off."""
         with Wire(self.worker) as wire:
@@ -5648,7 +5667,7 @@ class RealClient(ServerCase):
         for data in (head + b"\x11\0\0".ljust(size), head + b"\0" * size, bombed):
             with Wire(self.worker) as wire:
                 self.assertIsNone(wire.send(data).reply())
-        self.assertIn("no LZO, or too large", self.worker.text())
+        self.assertIn("no lzo, or too large", self.worker.text())
         self.nothing_left()
         self.serves()
 
@@ -6015,7 +6034,7 @@ class SealedPeer(FaultyPeer):
         sock.sendall(self.reply())
 
     def grant(self, request):
-        return lm.encode_granted(1, self.secret.seal(b"granted", request.mac))
+        return lm.encode_granted(1, 0, self.secret.seal(b"granted", request.mac))
 
 
 class Relay:
@@ -6181,9 +6200,9 @@ class Secrets(FarmCase):
             return forgotten(self, request) if len(self.questions) == 1 else b""
         rows = (("right", SealedPeer.grant, 1, "up"), ("forgotten", forgotten, 1, "up"),
                 ("unsealed", lambda self, request: lm.encode_granted(1), 0, "suspect"),
-                ("another", lambda self, request: lm.encode_granted(1, self.secret.seal(b"granted", b"x")), 0,
+                ("another", lambda self, request: lm.encode_granted(1, 0, self.secret.seal(b"granted", b"x")), 0,
                  "suspect"),
-                ("other_kind", lambda self, request: lm.encode_granted(1, self.secret.seal(b"request", request.mac)), 0,
+                ("other_kind", lambda self, request: lm.encode_granted(1, 0, self.secret.seal(b"request", request.mac)), 0,
                  "suspect"),
                 ("false_restart", lambda self, request: lm.encode_refused("restarted", "00" * 8 + " " + "00" * 16), 0,
                  "suspect"),
@@ -7570,6 +7589,50 @@ for size in (0, 5, 12, 30, 59, 60, 61, 500, -1, -20, -60):
         sock.sendall(self.reply()[:size])
     job.__name__ = "job_closes_at_%s" % str(size).replace("-", "last_")
     row_of_peers(5)(job)
+
+
+class SlowLinks(FarmCase):
+    """The source is compressed where the link has been measured as slow; here everything counts as that."""
+    TUNABLES = {"COMPRESS_BELOW_KB_S": 1e9}
+
+    def test_whole(self):
+        prog = program(**self.TUNABLES)
+        worker = self.farm.worker()
+        daemon = self.farm.submitter(worker, prog=prog)
+        for text in (None, "/* %s */\nint x;\n" % ("many words " * 300_000), ""):
+            name = self.sources.make(text)
+            done = self.cc(daemon, "gcc", "-C" if text else "-O1", "-c", name, "-o", "o", prog=prog,
+                           env={"DISTCC_LM_FALLBACK": "0"})
+            self.same(done, self.sources.expected(name, "-C" if text else "-O1"), "o")
+        worker.idle()
+
+    def test_on_the_wire(self):
+        seen = []
+
+        class Peer(FaultyPeer):
+            object = b"object"
+
+            def admit(self, sock):
+                request = self.receive(sock, lm.decode_opening())
+                seen.append(request.compression)
+                sock.sendall(lm.encode_granted(1, lm.ZLIB))
+                return True
+
+            def job(self, sock):
+                request, body = self.receive(sock, lm.decode_job()), b""
+                while len(body) < request.size:
+                    body += sock.recv(65536)
+                seen.append((len(body), zlib.decompress(body)))
+                sock.sendall(self.reply())
+        peer, prog = self.farm.add(Peer()), program(**self.TUNABLES)
+        daemon = self.farm.submitter(peer, prog=prog)
+        text = "extern int f%d(int);\n" * 5000 % tuple(range(5000))
+        name = self.sources.make(text, "x.i")
+        write(self.sources.folder + "/x.i", '# 1 "x.c"\n' + text)
+        self.assertEqual(self.cc(daemon, "gcc", "-c", name, "-o", "o", prog=prog).code, 0)
+        self.assertEqual((self.sources.object("o"), seen[0]), (b"object", lm.ZLIB))
+        self.assertEqual(seen[1][1].decode(), '# 1 "x.c"\n' + text)
+        self.assertLess(seen[1][0], len(text) / 3)
 
 
 class FaultyPeers(FarmCase):
