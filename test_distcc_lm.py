@@ -27,6 +27,7 @@ import random
 import re
 import resource
 import select
+import selectors
 import shlex
 import shutil
 import signal
@@ -4045,7 +4046,7 @@ def ask(path, *words, timeout=10):
 class RunningDaemon:
     """One `distcc_lm.py daemon`, and how it is doing."""
 
-    def __init__(self, farm, number, options, env, prog, **popen):
+    def __init__(self, farm, number, options, env, prog, prefix=(), **popen):
         self.folder = "%s/%d" % (farm.folder, number)
         os.mkdir(self.folder)
         os.chmod(self.folder, 0o755)
@@ -4060,7 +4061,7 @@ class RunningDaemon:
         if "--allow" in options and "--compilers" not in options:
             words += ["--compilers", compilers()]
         self.log = open(self.log_path, "ab")
-        self.argv = [prog or program(), "daemon", *words, *options]
+        self.argv = [*prefix, prog or program(), "daemon", *words, *options]
         self.process = subprocess.Popen(self.argv, env=environment(**(env or {})), stdin=subprocess.DEVNULL,
                                         stdout=self.log, stderr=self.log, cwd=self.folder, **popen)
         self.pid = self.process.pid
@@ -4193,6 +4194,57 @@ class RealDistccd:
     def close(self):
         self.signal(signal.SIGKILL)
         self.process.wait()
+
+
+class Network:
+    """Network namespaces, each joined to the first by `links` veth pairs of its own: 10.50.LINK.1 there, 10.50.LINK.2
+    here; `rate` is for tbf, both ways. SkipTest where that cannot be had."""
+
+    def __init__(self, links=(1,), rate=None):
+        if not ROOT:
+            raise unittest.SkipTest("network namespaces need root")
+        self.holders, number = [], 0
+        try:
+            self.add()
+            for count in links:
+                self.add()
+                for _ in range(count):
+                    number += 1
+                    self.join(len(self.holders) - 1, number, rate)
+        except (OSError, subprocess.CalledProcessError) as error:
+            self.close()
+            raise unittest.SkipTest("no network namespaces, veth or tbf here: %s" % error) from None
+
+    def add(self):
+        holder = subprocess.Popen(["unshare", "-n", "sh", "-c", "ip link set lo up && echo up && exec sleep 600"],
+                                  stdout=subprocess.PIPE)
+        self.holders.append(holder)
+        if holder.stdout.readline() != b"up\n":
+            raise OSError("unshare -n, or ip link")
+
+    def prefix(self, which):
+        return ["nsenter", "-t", str(self.holders[which].pid), "-n", "--"]
+
+    def command(self, which, line):
+        subprocess.run(self.prefix(which) + line.split(), check=True, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL)
+
+    def join(self, which, number, rate):
+        self.command(0, "ip link add a%d type veth peer name b%d netns %d" % (
+            number, number, self.holders[which].pid))
+        for end, space in (("a", 0), ("b", which)):
+            place = "10.50.%d.%d/24" % (number, 1 if end == "a" else 2)
+            self.command(space, "ip addr add %s brd + dev %s%d" % (place, end, number))
+            self.command(space, "ip link set %s%d up" % (end, number))
+            if rate:
+                self.command(space, "tc qdisc add dev %s%d root tbf rate %s burst 256kb latency 50ms" % (
+                    end, number, rate))
+
+    def close(self):
+        for holder in self.holders:
+            holder.kill()
+            holder.wait()
+            holder.stdout.close()
 
 
 class FaultyPeer:
@@ -6202,8 +6254,8 @@ class Secrets(FarmCase):
                 ("unsealed", lambda self, request: lm.encode_granted(1), 0, "suspect"),
                 ("another", lambda self, request: lm.encode_granted(1, 0, self.secret.seal(b"granted", b"x")), 0,
                  "suspect"),
-                ("other_kind", lambda self, request: lm.encode_granted(1, 0, self.secret.seal(b"request", request.mac)), 0,
-                 "suspect"),
+                ("other_kind", lambda self, request: lm.encode_granted(1, 0, self.secret.seal(b"request", request.mac)),
+                 0, "suspect"),
                 ("false_restart", lambda self, request: lm.encode_refused("restarted", "00" * 8 + " " + "00" * 16), 0,
                  "suspect"),
                 ("odd_restart", lambda self, request: lm.encode_refused("restarted", "x"), 0, "suspect"),
@@ -11283,13 +11335,228 @@ def bench_decisions(known=1000):
             known, ", shared" if shared else "", sorted(times)[len(times) // 2] * 1e3), flush=True)
 
 
-BENCHES = {"start": bench_start, "local": bench_local, "leases": bench_leases, "decisions": bench_decisions,
+def declarations(size):
+    """Preprocessed C that compiles fast and packs as headers do (to a quarter)."""
+    rng, lines, total = random.Random(1), ['# 1 "x.c"\n'], 0
+    words = ["size", "list", "node", "buffer", "index", "hash", "flags", "count", "entry", "table", "range", "state"]
+    while total < size:
+        name = "_".join(rng.sample(words, 3)) + "_%x" % rng.getrandbits(24)
+        lines.append("extern %s %s(const char *%s, unsigned %s);\n" % (
+            rng.choice(("int", "void *", "unsigned long")), name, *rng.sample(words, 2)))
+        total += len(lines[-1])
+    return "".join(lines)
+
+
+def many_compiles(argv, env, folder, count, together_):
+    """Seconds, and CPU seconds of the client, for each of `count` compiles, so many at once."""
+    numbers = itertools.count()
+
+    def one(_):
+        return cpu_of(argv + ["-c", "x.i", "-o", "%d.o" % next(numbers)], env, folder)
+    begun = time.monotonic()
+    used = sum(together(range(count), one, together_))
+    return (time.monotonic() - begun) / count, used / count
+
+
+def bench_wire(rates=("100mbit", "1gbit"), count=24, at_once=4):
+    """2.5 MB of source a job through a link that carries so much: as it is, by zlib, as the program chooses, and by
+    distcc to the same daemon."""
+    folder = new_folder()
+    text, busy = declarations(2_500_000), set_procfs(new_folder(), cores=1, runnable=50)
+    write(folder + "/x.i", text)
+    for rate in rates:
+        network = Network(rate=rate)
+        try:
+            with LoopbackFarm() as farm:
+                worker = farm.worker("--listen", "10.50.1.2:0", "--allow", "10.50.0.0/16", prefix=network.prefix(1))
+                for name, tunables in (("as it is", {"COMPRESS_BELOW_KB_S": 0.0}),
+                                       ("zlib", {"COMPRESS_BELOW_KB_S": 1e9}), ("chosen", {})):
+                    prog = program(**tunables)
+                    submitter = farm.submitter(worker, options=("--listen", "10.50.1.1:0", "--procfs", busy),
+                                               prog=prog, prefix=network.prefix(0))
+                    env = environment(submitter.socket, DISTCC_LM_FALLBACK="0")
+                    argv = [prog, "cc", "gcc"]
+                    many_compiles(argv, env, folder, 8, at_once)            # the link is measured
+                    wall, cpu = many_compiles(argv, env, folder, count, at_once)
+                    bandwidth = submitter.status()["hosts"][1]["bandwidth_kb_s"]
+                    print("wire %-7s %-8s %6.1f ms a job of %d KB, client's CPU %.1f ms, measured %.1f MB/s" % (
+                        rate, name, wall * 1e3, len(text) >> 10, cpu * 1e3, (bandwidth or 0) / 1e3), flush=True)
+                for name, options in (("distcc", ""), ("distcc,lzo", ",lzo")):
+                    env = environment(DISTCC_HOSTS=worker.address + "/8" + options, DISTCC_FALLBACK="0")
+                    os.makedirs(env["DISTCC_DIR"], exist_ok=True)
+                    wall, cpu = many_compiles(network.prefix(0) + ["distcc", "gcc"], env, folder, count, at_once)
+                    print("wire %-7s %-10s %4.1f ms a job, client's CPU %.1f ms" % (rate, name, wall * 1e3, cpu * 1e3),
+                          flush=True)
+        finally:
+            network.close()
+
+
+def peak_mb(pid):
+    return int(re.search(r"VmHWM:\s+(\d+)", contents("/proc/%d/status" % pid).decode()).group(1)) >> 10
+
+
+def bench_memory(size_mb=200):
+    """A source and an object of so many MB: what client and daemons hold of it at most."""
+    folder = new_folder()
+    with open(folder + "/x.i", "w") as file:
+        file.write('# 1 "x.c"\nchar a[%d] = {1};\n' % (size_mb << 20))
+        for _ in range(size_mb):
+            file.write(("/* %s */\n" % ("x" * 121)) * (1 << 13))
+    with LoopbackFarm() as farm:
+        worker = farm.worker("--slots", "1")
+        submitter = farm.submitter(worker)
+        for name, env, argv in (
+                ("ours", environment(submitter.socket, DISTCC_LM_FALLBACK="0"), [program(), "cc", "gcc"]),
+                ("distcc,lzo", environment(DISTCC_HOSTS=worker.address + ",lzo", DISTCC_FALLBACK="0"),
+                 ["distcc", "gcc"])):
+            os.makedirs(environment()["DISTCC_DIR"], exist_ok=True)
+            begun, client_mb = time.monotonic(), 0
+            child = subprocess.Popen([*argv, "-c", "x.i", "-o", "x.o"], env=env, cwd=folder)
+            while child.poll() is None:             # not wait4: exec keeps the mark of this process
+                with contextlib.suppress(AttributeError):
+                    client_mb = peak_mb(child.pid)
+            assert child.returncode == 0, (name, child.returncode, worker.text()[-500:])
+            assert os.path.getsize(folder + "/x.o") > size_mb << 20
+            print("memory, source and object of %d MB: %s client %d MB, its daemon %d MB, the server %d MB; %.1f s" % (
+                size_mb, name, client_mb, peak_mb(submitter.pid), peak_mb(worker.pid),
+                time.monotonic() - begun), flush=True)
+
+
+def bench_peers(count=1000, seconds=20):
+    """One process that reports as so many peers, each second."""
+    with LoopbackFarm() as farm:
+        port = 3632
+        daemon = farm.start("--listen", "127.50.255.1:%d" % port, "--use", "127.50.0.0/17:%d" % port, "--log-level",
+                            "warning")
+        socks = []
+        for i in range(count):
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            sock.bind(("127.50.%d.%d" % (i // 200, 1 + i % 200), port))
+            sock.connect(("127.50.255.1", port))
+            socks.append((sock, lm.Load(instance=os.urandom(8), boot=os.urandom(16), port=port, cores=16, slots=20,
+                                        running=3, interval_ms=1000, identities=[os.urandom(8) for _ in range(4)],
+                                        memory_mb=9999)))
+        begun, before, sent = time.monotonic(), None, 0
+        while sent < count * seconds:
+            sock, load = socks[sent % count]
+            load.sequence += 1
+            with contextlib.suppress(OSError):
+                sock.send(load.encode())
+            sent += 1
+            if sent == 5 * count:
+                before = cpu_seconds(daemon.pid), time.monotonic()
+            time.sleep(max(0.0, begun + sent / count - time.monotonic()))
+        used = (cpu_seconds(daemon.pid) - before[0]) / (time.monotonic() - before[1])
+        up = sum(host["state"] == "up" for host in daemon.status()["hosts"])
+        rss = int(re.search(r"VmRSS:\s+(\d+)", contents("/proc/%d/status" % daemon.pid).decode()).group(1)) / 1024
+        for sock, _ in socks:
+            sock.close()
+        print("%d peers a second, %d up: %.1f %% of a core (bound 5), %.0f MB (bound 30)" % (
+            count, up - 1, used * 100, rss), flush=True)
+
+
+def bench_waiting(count=300):
+    """So many clients that wait at once for a host that is full, on one daemon."""
+    with LoopbackFarm() as farm, contextlib.ExitStack() as stack:
+        worker, daemon = farm.pair("--slots", "1")
+        stack.enter_context(Wire(worker)).ask_slot()
+        daemon.until(lambda s: s["hosts"][1]["running"] == 1)
+        clients = [stack.enter_context(Client(daemon)) for _ in range(count)]
+        for i, client in enumerate(clients):
+            client.hello("%d.c" % i)
+        for client in clients:
+            while client.receive(b"PING", b"WAIT")[0] != b"TURN":
+                pass
+            client.send(b"IDNT", gcc_identity().hex())
+            client.send(b"SIZE", 100000, 20, 0, "", "")
+        daemon.until(lambda s: s["queue"]["waiting"] >= count - 4)
+        before, begun = cpu_seconds(daemon.pid), time.monotonic()
+        eventually(lambda: time.monotonic() - begun > 5, 6)
+        used = (cpu_seconds(daemon.pid) - before) / (time.monotonic() - begun)
+        asked = time.monotonic()
+        waiting = daemon.status()["queue"]["waiting"]
+        print("%d clients wait: %.1f %% of a core, %d MB, status in %.0f ms" % (
+            waiting, used * 100, peak_mb(daemon.pid), (time.monotonic() - asked) * 1e3), flush=True)
+
+
+NOOP_C = r"""
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+int main(int n, char **word) {
+    for (int i = 1; i < n; i++)
+        if (!strcmp(word[i], "-v"))
+            write(2, "gcc version 0 (none)\n", 21);
+        else if (!strcmp(word[i], "-o"))
+            write(open(word[i + 1], O_WRONLY | O_CREAT, 0600), "object", 6);
+    return 0;
+}
+"""
+
+
+def serve_noops(address, seconds, at_once=4):
+    """Jobs a second that this server does for so many connections at once."""
+    host, _, port = address.rpartition(":")
+    request = lm.encode_job([b"gcc", b"-c", b"x.c", b"-o", b"x.o"], 2000) + b"\n" * 2000
+    selector, done = selectors.DefaultSelector(), 0
+
+    def begin():
+        sock = socket.create_connection((host, int(port)))
+        sock.sendall(request)
+        selector.register(sock, selectors.EVENT_READ, bytearray())
+    for _ in range(at_once):
+        begin()
+    begun = time.monotonic()
+    while time.monotonic() - begun < seconds:
+        for key, _ in selector.select(1):
+            data = key.fileobj.recv(65536)
+            key.data.extend(data)
+            if key.data.endswith(b"DOTO00000006object"):
+                done += 1
+            elif data:
+                continue
+            selector.unregister(key.fileobj)
+            key.fileobj.close()
+            begin()
+    rate = done / (time.monotonic() - begun)
+    for key in list(selector.get_map().values()):
+        key.fileobj.close()
+    selector.close()
+    return rate
+
+
+def bench_served(windows=40, seconds=0.5):
+    """Jobs that do nothing, ours contained, against distccd at the same niceness; windows in turn, medians."""
+    folder = new_folder()
+    write(folder + "/noop.c", NOOP_C)
+    subprocess.run(["gcc", "-O2", "-w", "-static", "noop.c", "-o", "gcc"], cwd=folder, check=True)
+    with LoopbackFarm() as farm:
+        worker = farm.worker("--compilers", folder, "--nice", "0", "--slots", "4", "--log-level", "warning")
+        theirs = farm.add(RealDistccd("--enable-tcp-insecure", "--nice", "0", "--log-level", "critical",
+                                      path=folder))
+        rates = [[], []]
+        for _ in range(windows):
+            for i, address in enumerate((worker.address, theirs.address)):
+                rates[i].append(serve_noops(address, seconds))
+        ours, distccd = (sorted(values)[len(values) // 2] for values in rates)
+        ratios = sorted(a / b for a, b in zip(*rates))
+        print("no-op jobs a second: ours %.0f (%s), distccd %.0f, ratio %.2f, of windows %.2f (bound 0.8, goal 1.1)" % (
+            ours, worker.status()["hosts"][0]["contained"], distccd, ours / distccd, ratios[len(ratios) // 2]),
+            flush=True)
+
+
+BENCHES = {"wire": bench_wire, "memory": bench_memory, "peers": bench_peers, "waiting": bench_waiting,
+           "served": bench_served, "start": bench_start, "local": bench_local, "leases": bench_leases,
+           "decisions": bench_decisions,
            **{name: functools.partial(bench_cpu, name) for name in BENCH_TREES}}
 
 
 def bench(names):
     for name in names or BENCHES:
-        BENCHES[name]()
+        try:
+            BENCHES[name]()
+        except unittest.SkipTest as reason:
+            print("%s: skipped: %s" % (name, reason), flush=True)
     return 0
 
 
