@@ -6709,8 +6709,8 @@ class View:
             "totals": totals,
             "advice": {"make_jobs": scheduler.make_jobs(now)},
             "warnings": facts["warnings"],
+            "other_versions": {str(who): version for who, version in self.reports.other_versions.items()},
             "packets": {"from_strangers": self.reports.dropped, "malformed": self.reports.bad,
-                        "other_versions": {str(who): n for who, n in self.reports.other_versions.items()},
                         "wrong_key": self.reports.unsealed, "replayed": self.reports.replayed},
             "secret": {"used": bool(self.reports.trust.secret), "wrong_keys": list(self.reports.trust.wrong_keys)},
         }
@@ -7428,9 +7428,8 @@ class Daemon:
             for sock in doors.tcp:
                 watch(sock, reading, lambda _, sock=sock: self.server.gate.accept(sock, self.server))
         self.reports.sockets = doors.udp
-        if self.config.broadcast:
-            to = (self.config.broadcast, doors.bound[0][1])
-            self.reports.broadcast = [(sock, to) for sock in doors.udp if sock.family == socket.AF_INET]
+        self.reports.broadcast = [(sock, (self.config.broadcast, doors.bound[0][1])) for sock in doors.udp
+                                  if self.config.broadcast and sock.family == socket.AF_INET]
         for sock in doors.udp + doors.ears:
             watch(sock, reading, lambda _, sock=sock: self.reports.on_readable(sock))
         watch(doors.unix, reading, lambda _: self.hub.accept(doors.unix))

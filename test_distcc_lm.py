@@ -6013,12 +6013,12 @@ class LoadExchange(FarmCase):
                 return lm.PACKET_MAGIC + b"\2" + b"all is otherwise"
         minor, major = self.farm.add(Minor()), self.farm.add(Major())
         daemon = self.farm.submitter(minor, major, ready=False)
-        status = daemon.until(lambda s: self.up(s) and s["packets"]["other_versions"])
+        status = daemon.until(lambda s: self.up(s) and s["other_versions"])
         hosts = {h["address"]: h for h in status["hosts"]}
         self.assertEqual((hosts[minor.address]["state"], hosts[minor.address]["cores"]), ("up", 4))
         self.assertEqual((hosts[major.address]["state"], hosts[major.address]["reason"]),
                          ("down", "speaks version 2 of our protocol, this daemon 1"))
-        self.assertEqual(status["packets"]["other_versions"], {major.address: 2})
+        self.assertEqual(status["other_versions"], {major.address: 2})
         self.assertEqual(daemon.text().count("update the older of the two"), 1)
 
     def test_other_version_asks(self):
