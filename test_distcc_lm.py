@@ -7895,7 +7895,9 @@ class Interrupts(FarmCase):
     def interrupted(self, daemon, when, number=signal.SIGINT, words=("gcc", "-c", "x.c", "-o", "x.o")):
         """Start a compile, wait for `when(status)`, signal its group; how it ended, and its stderr."""
         process = subprocess.Popen([program(), "cc", *words], cwd=self.sources.folder, env=environment(daemon.socket),
-                                   start_new_session=True, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+                                   start_new_session=True, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.DEVNULL)
+        self.addCleanup(lambda: process.poll() is None and os.killpg(process.pid, signal.SIGKILL))
         daemon.until(when)
         begin = time.monotonic()
         os.killpg(process.pid, number)
