@@ -5345,6 +5345,15 @@ def dialled_address(name):
 
 # ---- connections
 
+def unpacked_size(folder_fd, connection):
+    """Bytes of a job's source, as the compiler read it; as it came where that cannot be told any more."""
+    try:
+        name = connection.packed.partition(b":")[2]
+        return os.stat(name, dir_fd=folder_fd, follow_symlinks=False).st_size if name else connection.size
+    except OSError:
+        return connection.size
+
+
 class Counters:
     """What `status` tells of the serving side."""
     __slots__ = ("served", "refused", "bad_requests")
@@ -5820,6 +5829,7 @@ class JobServer:
                 object_fd, size = open_result(folder_fd, OBJECT_NAME, uid)
             except (OSError, UnsafeResult) as error:
                 status, stderr = 0x100, stderr + b"no object: %s\n" % os.fsencode(str(error))
+        connection.size = unpacked_size(folder_fd, connection)
         self.drop(connection, result.cpu_s)
         self.counters.served += 1
         if not status:
