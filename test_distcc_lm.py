@@ -6359,6 +6359,74 @@ class Secrets(FarmCase):
 # ==== Section 9: local ================================================================================================
 # The unix socket: whose session it is, what it may see, and what becomes of its slot.
 
+class Interfaces(FarmCase):
+    """Network namespaces with interfaces of their own."""
+
+    def network(self, *links):
+        network = Network(links)
+        self.addCleanup(network.close)
+        return network
+
+    def daemon(self, network, which, *options):
+        return self.farm.start("--listen", "0.0.0.0:3632", "--broadcast", "255.255.255.255", *options,
+                               prefix=network.prefix(which))
+
+    def compiles(self, daemon):
+        name = self.sources.make()
+        done = self.cc(daemon, "gcc", "-c", name, "-o", "o", env={"DISTCC_LM_FALLBACK": "0"})
+        self.same(done, self.sources.expected(name), "o")
+
+    def test_broadcast_on_each(self):
+        """A box with two networks finds the workers of both; one that is in reach by two is one host."""
+        network = self.network(1, 1, 2)
+        for which in (1, 2, 3):
+            self.daemon(network, which, "--allow", "10.50.0.0/16")
+        user = self.daemon(network, 0, "--use", "10.50.0.0/16")
+        status = user.until(lambda s: len(s["hosts"]) == 4 and all(h["state"] == "up" for h in s["hosts"]))
+        found = {host["address"].rpartition(":")[0] for host in status["hosts"][1:]}
+        self.assertEqual(found - {"10.50.3.2", "10.50.4.2"}, {"10.50.1.2", "10.50.2.2"})
+        self.compiles(user)
+        self.assertEqual(len(user.status()["hosts"]), 4)
+
+    def test_link_local(self):
+        """fe80:: with a zone, as --peer; and --hosts."""
+        network = self.network(1)
+        found = []
+
+        def ready():
+            text = subprocess.run(network.prefix(1) + ["ip", "-6", "-o", "addr", "show", "dev", "b1"], check=True,
+                                  stdout=subprocess.PIPE).stdout.decode()
+            found[:] = re.findall(r"inet6 (fe80::[0-9a-f:]+)/64", text)
+            return found and "tentative" not in text
+        self.assertTrue(eventually(ready))
+        worker = self.farm.start("--listen", "[::]:3632", "--allow", "fe80::/10", prefix=network.prefix(1))
+        for option, kind in (("--peer", "peer"), ("--hosts", "peer")):
+            user = self.farm.start("--listen", "[::]:3633", option, "[%s%%a1]:3632" % found[0],
+                                   prefix=network.prefix(0))
+            user.until(lambda s, kind=kind: [h["kind"] for h in s["hosts"][1:] if h["state"] == "up"] == [kind])
+            self.compiles(user)
+            user.close()
+        self.assertEqual(worker.status()["totals"]["served"], 2)
+
+    def test_moved(self):
+        """The name stays, the address changes."""
+        hosts = self.sources.folder + "/etc-hosts"
+        write(hosts, "127.50.7.1 moving\n")
+        prog = program(RESOLVE_AGAIN_S=0.3, PEER_TIMEOUT_S=1.5)
+        worker = self.farm.worker("--listen", "127.50.7.1:0")
+        port = worker.address.rpartition(":")[2]
+        prefix = ["unshare", "-m", "sh", "-ec", "mount --bind %s /etc/hosts; exec \"$@\"" % hosts, "sh"]
+        daemon = self.farm.start("--peer", "moving:" + port, prog=prog, prefix=prefix)
+        daemon.until(lambda s: s["hosts"][1]["state"] == "up")
+        worker.close()
+        moved = self.farm.worker("--listen", "127.50.7.2:" + port)
+        with open(hosts, "r+") as file:                     # the same file: it is mounted
+            file.write("127.50.7.2 moving\n")
+        daemon.until(lambda s: (s["hosts"][1]["state"], s["hosts"][1]["address"]) == ("up", moved.address))
+        self.compiles(daemon)
+        self.assertEqual(moved.status()["totals"]["served"], 1)
+
+
 class Client:
     """A client's end of the unix socket, spoken by hand."""
 
@@ -9132,6 +9200,88 @@ PROJECT = {
     "Makefile.am": "lib_LTLIBRARIES = libb.la\nlibb_la_SOURCES = b.c c.cc\nbin_PROGRAMS = prog\nprog_SOURCES = a.c\n"
                    "prog_LDADD = libb.la\n",
 }
+
+
+@unittest.skipUnless(ROOT, "mounts need root")
+class OddPlaces(FarmCase):
+    """Folders, mounts and PATHs as containers and careful admins have them."""
+    # $1: a folder that becomes the root, with all of this one but /run; the rest is run there by a user
+    NO_RUN = """
+for name in usr lib lib64 bin sbin etc dev proc tmp; do
+    if [ -e /$name ]; then mkdir $1/$name; mount --rbind /$name $1/$name; fi
+done
+root=$1; shift
+exec /usr/sbin/chroot $root setpriv --reuid=%d --regid=%d --clear-groups -- "$@"
+""" % (OTHER_UID, OTHER_UID)
+    SESSION = """
+set -e
+[ ! -e /run ]
+$0 daemon --listen 127.0.0.1:0 --hosts "" --peer $1 --broadcast none --state $2/state --detach --pid-file $2/pid
+for i in $(seq 100); do
+    $0 status --json | tr -d ' \\n' | grep -q '"kind":"peer","state":"up"' && break; sleep 0.1
+done
+cd $4
+$0 cc gcc -O1 -c $3 -o $2/o
+$0 status --json
+kill $(cat $2/pid)
+"""
+
+    def test_no_run(self):
+        """Neither /run nor XDG_RUNTIME_DIR: a private folder below the temp dir, and both find it."""
+        python = python_for_all()
+        if not python:
+            self.skipTest("no interpreter that another user can run")
+        worker, folder, root = self.farm.worker(), new_folder(0o777), new_folder()
+        name = self.sources.make()
+        env = environment(DISTCC_LM_PYTHON=python, TMPDIR=folder, DISTCC_LM_FALLBACK="0")
+        done = run(["unshare", "-m", "sh", "-ec", self.NO_RUN, "sh", root, "sh", "-c", self.SESSION, program(),
+                    worker.address, folder, name, self.sources.folder], env=env)
+        self.assertEqual(done.code, 0, done)
+        status = json.loads(done.out)
+        self.assertEqual(status["daemon"]["socket"], "%s/distcc_lm-%d/socket" % (folder, OTHER_UID))
+        self.assertEqual(status["totals"]["remote"], 1)
+        self.assertEqual(contents(folder + "/o"), self.sources.expected(name, "-O1")[3])
+
+    def test_read_only_sources(self):
+        """The objects go elsewhere; where they cannot, the words are gcc's."""
+        _, daemon = self.farm.pair()
+        out, name = new_folder(), self.sources.make()
+
+        def both(words, made):
+            found = []
+            for compiler in (["gcc"], [program(), "cc", "gcc"]):
+                line = "mount --bind . . && mount -o remount,bind,ro . && cd $PWD && exec \"$@\""
+                done = run(["unshare", "-m", "sh", "-ec", line, "sh", *compiler, *words], self.sources.folder,
+                           environment(daemon.socket))
+                found.append((done.code, done.err, [contents(out + "/" + file) for file in made]))
+            self.assertEqual(*found)
+            return found[0]
+        before = daemon.status()["totals"]["remote"]
+        self.assertEqual(both(["-c", name, "-O1", "-o", out + "/o", "-MMD", "-MF", out + "/d"], ["o", "d"])[0], 0)
+        self.assertIn(b"Read-only file system", both(["-c", name, "-o", "o"], [])[1])
+        daemon.until(lambda s: s["totals"]["remote"] == before + 1)
+        self.assertEqual(self.sources.strays(), [])
+
+    def test_paths_differ(self):
+        """The server's compiler of the same identity is run, whatever it is called there and here; another compiler
+        that has the same name is no help."""
+        theirs, ours = new_folder(), new_folder()
+        os.symlink("/usr/bin/gcc", theirs + "/sparc-odd-gcc-99")
+        os.symlink("/usr/bin/gcc", ours + "/cc")
+        worker = self.farm.worker("--compilers", theirs, env={"PATH": "/bin"})
+        daemon = self.farm.submitter(worker)
+        name = self.sources.make()
+        path = {"PATH": ours + ":" + PATH, "DISTCC_LM_FALLBACK": "0"}
+        for compiler in ("cc", ours + "/cc", "gcc"):
+            done = self.cc(daemon, compiler, "-O1", "-c", name, "-o", "o", env=path)
+            self.same(done, self.sources.expected(name, "-O1"), "o")
+        self.assertEqual(worker.status()["totals"]["served"], 3)
+        if shutil.which("clang", path=PATH):
+            os.symlink(shutil.which("clang", path=PATH), ours + "/gcc")
+            done = self.cc(daemon, "gcc", "-c", name, "-o", "o", env={"PATH": ours + ":" + PATH})
+            self.assertEqual(done.code, 0)
+            self.assertEqual(self.sources.object("o"), self.sources.expected(name, compiler=ours + "/gcc")[3])
+            self.assertEqual(daemon.idle()["totals"]["local_reasons"], {"no-host": 1})
 
 
 class RealTools(BlindFarm):
