@@ -188,6 +188,7 @@ OVERDUE_S = 30.0                    # slow jobs are taken from a plain distccd /
 OVERDUE_RATIO = 5.0                 # the same, times the predicted duration
 HEDGE_RATIO = 3.0                   # of the prediction, at the end of a build: work is done twice / it ends late
 HEDGE_LEAST_S = 1.0                 # the same where little was predicted
+HEDGE_BLIND_S = 10.0                # the same on a host that has not shown yet how fast it is
 HEDGE_SHARE = 0.02                  # of all jobs, at most; one in any case: stragglers stay / a loaded farm gets more
 REPLY_TIMEOUT_S = 300.0             # the same, for clients whose daemon is gone
 SILENCE_TIMEOUT_S = 5.0             # the same once a client waits (the daemon pings it each second)
@@ -3911,9 +3912,13 @@ class Scheduler(Chooser):
     def hedge(self, now):
         """Nothing is left to dispatch, so a straggler may have a second place, if it has run for far longer than it
         should; the last that was predicted so badly comes first."""
-        late = [(spent / job.predicted_s, spent, job) for job, spent in (
-                    (job, now - job.lease.since) for job in self.jobs if job.lease)
-                if spent > max(HEDGE_LEAST_S, HEDGE_RATIO * job.predicted_s)]
+        late = []
+        for job in self.jobs:
+            if job.lease:
+                spent, host = now - job.lease.since, job.lease.host
+                least = HEDGE_BLIND_S if self.placement.unknown(host) else HEDGE_LEAST_S
+                if spent > max(least, HEDGE_RATIO * job.predicted_s):
+                    late.append((spent / job.predicted_s, spent, job))
         for _, spent, job in sorted(late, key=lambda row: row[:2], reverse=True):
             if self.totals["hedged"] >= max(1, HEDGE_SHARE * self.dispatched):
                 return
