@@ -2814,6 +2814,7 @@ class Hosts(unittest.TestCase):
         scheduler = a_scheduler(("h", 4))
         host, limit = scheduler.hosts["h"], lm.PEER_TIMEOUT_S
         job = self.granted(scheduler, host, 1, 0)
+        scheduler.totals["hedged"] = 9
         scheduler.tick(limit)
         self.assertEqual(job.state, "remote")
         scheduler.tick(limit + 0.1)
