@@ -57,7 +57,7 @@ Sections, each using only those above it; 3 to 6 are pure (no IO, the clock is a
      9 local       sessions of the clients on this box
     10 daemon      the event loop that drives 7 to 9
     11 client      `cc`: the hot path; uses 1 to 4 only
-    12 reports     what status, why and check print
+    12 reports     what status and why print; check
     13 install     launcher, masquerade links, service unit
     14 CLI         commands and main
 
@@ -946,6 +946,7 @@ class Load:
 #                      -fdirectives-only is possible (0|1), cwd, shape of stage 1 (Command.shape)
 #                      HELO version, "local", reason, compiles (0|1), source       a command that is not distributed
 #                      HELO version, "status" | "jobs" | "why" | "drain", argument
+#                      HELO version, "probe", host, identity, size in KB           a slot there for `check`
 #                      IDNT identity in hex, or empty: cannot be identified        after a TURN that asked for it
 #                      SEEN file keys, 16 hex digits each                          which of these must I look into?
 #                      SIZE bytes, preprocessing ms, mode, plain files, odd files, recipe  preprocessed, ends the turn;
@@ -958,8 +959,9 @@ class Load:
 #   daemon to client   WAIT what                                                   an answer comes later
 #                      TURN mode, identity wanted (0|1), recipe                    preprocess now; "?": make a recipe
 #                      FILE odd (0|1), numbers of unknown files                    in answer to SEEN
-#                      SOCK host, kind, mode  + the socket                         send the job there; kind: peer,
-#                                                                                  peer,zlib, distccd, distccd,lzo
+#                      SOCK host, kind, mode, microseconds of a probe  + the socket    send the job there; kind:
+#                                                                                  peer, peer,zlib, distccd, distccd,lzo
+#                      PARK                                                        to a probe: all slots are taken
 #                      LOCL reason, hold (0|1)              run it here; hold: keep this connection until it ends
 #                      PING                                                        still here
 #                      JSON text                                                   answer to status, jobs, why, drain
@@ -6291,6 +6293,48 @@ class SlotConnection:
         self.fail("garbage", "an answer that could not be dealt with")
 
 
+class Probe:
+    """`check` asks one host for a slot: what a job meets, but the answer goes to a session, and no book of the
+    scheduler knows of it. Stands in for Asker and scheduler towards its one SlotConnection."""
+
+    def __init__(self, asker, host, uid, identity, size_kb, session):
+        self.loop, self.instance, self.trust, self.connections = (
+            asker.loop, asker.instance, asker.trust, asker.connections)
+        self.scheduler, self.statistics, self.session = self, asker.scheduler.statistics, session
+        self.request = Request(host, (uid, identity, MODE_PLAIN, False), size_kb, "check", self.loop.now())
+
+    def start(self):
+        request, host, now = self.request, self.request.host, self.loop.now()
+        if not host.address:
+            return self.refused(request, "connect", "its name is not known", now)
+        if self.trust.secret and host.kind == "peer" and not host.load:
+            return self.refused(request, "silent", "it has not reported yet", now)
+        try:
+            connection = request.connection = SlotConnection(self, request)
+        except OSError as error:
+            return self.refused(request, "connect", error.strerror, now)
+        self.connections.add(connection)
+        return connection.connect()
+
+    def granted(self, request, _reservation, now):
+        request.state = "ended"
+        self.session.send_socket(request, int((now - request.since) * 1e6))
+        return True
+
+    def parked(self, _request, _now):
+        self.session.send(b"PARK")
+
+    def refused(self, request, name, text, _now):
+        request.state = "ended"
+        self.session.send(b"NOPE", name, text)
+
+    def close(self):
+        if self.request.state != "ended":
+            self.request.state = "ended"
+            if self.request.connection:
+                self.request.connection.close()
+
+
 class Asker:
     """All questions that are under way."""
 
@@ -6417,6 +6461,8 @@ class Session:
             return self.hello_compile([os.fsdecode(field) for field in fields[2:11]])
         if kind == b"local":
             return self.hello_local(os.fsdecode(fields[2]), os.fsdecode(fields[3]))
+        if kind == b"probe":
+            return self.hub.probe(self, *(os.fsdecode(field) for field in fields[2:5]))
         text = self.hub.answer(kind.decode("ascii", "replace"), [os.fsdecode(field) for field in fields[2:]], self.uid)
         return self.send(*text)
 
@@ -6535,14 +6581,14 @@ class Session:
         recipe = self.hub.recipe((self.recipe_key, self.job.mode)) if self.recipe_key else NO_RECIPE
         self.send(b"TURN", self.job.mode, 1 if self.job.identity is None else 0, recipe)
 
-    def send_socket(self, request):
+    def send_socket(self, request, microseconds=0):
         """Hand the granted connection over, and close our copy: from here on its only end is the client's."""
         sock, host = request.connection.sock, request.host
         self.answered = True
         kind = host.kind
         if request.connection.compression == ZLIB or host.kind == "distccd" and host.lzo:
             kind += ",zlib" if request.connection.compression == ZLIB else ",lzo"
-        message = encode_fields(b"SOCK", host.name, kind, self.job.mode)
+        message = encode_fields(b"SOCK", host.name, kind, self.job.mode if self.job else 0, microseconds)
         try:
             if self.outgoing:
                 raise BlockingIOError
@@ -6582,6 +6628,7 @@ class Session:
             self.closed = True
             self.hub.loop.unwatch(self)
             self.sock.close()
+        self.hub.end_probe(self)
         if self.pidfd is not None:
             return
         if self in self.hub.sessions:
@@ -6600,8 +6647,9 @@ class Session:
 class Hub:
     """All sessions, and what they share."""
 
-    def __init__(self, loop, scheduler, answer):
-        self.loop, self.scheduler = loop, scheduler
+    def __init__(self, loop, scheduler, answer, asker):
+        self.loop, self.scheduler, self.asker = loop, scheduler, asker
+        self.probes = {}                            # session of a `check`: its Probe
         self.answer = answer                        # (command, arguments, uid) -> (message name, field)
         self.sessions = set()
         self.identities = {}                        # (uid, compiler key): identity; b"": cannot be identified
@@ -6624,6 +6672,25 @@ class Hub:
             self.sessions.add(session)
             self.per_uid[session.uid] += 1
             self.loop.watch(session, selectors.EVENT_READ, session.on_event)
+
+    def probe(self, session, name, identity, size_kb):
+        """`check` wants a slot on this very host. ValueError for what is no request."""
+        host = next((host for host in self.scheduler.hosts.values() if host.name == name), None)
+        self.end_probe(session)
+        if host is None:
+            return session.send(b"NOPE", "connect", "it is listed no longer")
+        session.send(b"WAIT", "probe")
+        identity = bytes.fromhex(identity)
+        if len(identity) != IDENTITY_BYTES or not 0 <= int(size_kb) < 1 << 30:
+            raise ValueError("a probe for %r, %s KB" % (identity, size_kb))
+        probe = Probe(self.asker, host, session.uid, identity, int(size_kb), session)
+        self.probes[session] = probe
+        return probe.start()
+
+    def end_probe(self, session):
+        probe = self.probes.pop(session, None)
+        if probe:
+            probe.close()
 
     def remember_identity(self, uid, compiler_key, identity):
         if len(self.identities) > 2000:
@@ -7411,7 +7478,7 @@ class Daemon:
         self.station = Station(config, self.box, self.scheduler, self.admission, self.neighbours, self.spawner)
         self.reports = Reports(self.loop, self.scheduler, self.trust, self.neighbours, self.station.load)
         self.asker = Asker(self.loop, self.scheduler, self.instance, self.trust)
-        self.hub = Hub(self.loop, self.scheduler, self.answer)
+        self.hub = Hub(self.loop, self.scheduler, self.answer, self.asker)
         self.directory = Directory(config, self.loop, self.scheduler, self.trust, self.reports.zones)
         self.doors = Doors(config)
         self.stopping = self.settling = False
@@ -8916,12 +8983,16 @@ class NoDaemon(Exception):
     """There is no daemon to ask, or it does not answer; str() says which sockets were tried."""
 
 
+def daemon_sockets():
+    """Where to look for this box's daemon, as the client does."""
+    named = os.environ.get("DISTCC_LM_SOCKET")
+    return [named] if named else default_sockets(os.getuid(), os.environ)
+
+
 def ask_daemon(command, *arguments):
     """The decoded JSON answer of this box's daemon. Raises NoDaemon, and UsageError for what it refuses."""
-    named = os.environ.get("DISTCC_LM_SOCKET")
-    paths = [named] if named else default_sockets(os.getuid(), os.environ)
     trouble = []
-    for path in paths:
+    for path in daemon_sockets():
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
                 sock.settimeout(SILENCE_TIMEOUT_S)
@@ -9647,16 +9718,332 @@ def why_lines(decisions, width=80):
     return lines or ["No decision is known."]
 
 
+# ---- check
+
+# What to do about a reason, for the one who runs both boxes.
+ADVICE = {
+    "connect": "Does its daemon (or distccd) run, with --allow, on that port? Does a firewall stop TCP?",
+    "not-allowed": "Start its daemon with --allow and this box's network.",
+    "compiler-unknown": "Install the same version of the compiler there, or link it into its --compilers folder.",
+    "draining": "`distcc_lm.py drain off` there ends that.",
+    "memory": "Free memory there, or start its daemon with a lower --min-memory.",
+    "disk": "Free space in its --tmpdir.",
+    "bad-mac": "Give both daemons the same --secret-file, then send them SIGHUP.",
+    "version": "Install the same distcc_lm.py on both boxes.",
+    "too-large": "Start its daemon with a larger --max-job-mb.",
+    "overloaded": "Its connections are used up: look at `distcc_lm.py status` there.",
+    "no-report": "Does a firewall stop UDP on that port? Does its --allow name this box?",
+    "other-object": "Another version of the compiler or assembler runs there: install the same one.",
+}
+
+
+class TestJob:
+    """A small compile of which the right result is known, with a text large enough to measure a link."""
+    TEXT_BYTES = 1 << 20
+
+    def __init__(self, compiler, folder):
+        """Compiles it here. Raises UsageError."""
+        invocation = self.invocation = Invocation([compiler], dict(posix.environ), False, None)
+        if not invocation.find():
+            raise UsageError("%s: command not found; `check COMPILER` names the one to check with" % compiler)
+        self.identity = invocation.identity() if invocation.family else ""
+        if not self.identity:
+            raise UsageError("%s: a script, or no compiler that can be identified" % invocation.program)
+        name = "distcc_lm_check.%s" % ("ii" if invocation.cxx else "i")
+        lines = ['# 1 "distcc_lm_check.c"', "int answer(int x) { return x * 42; }", "/*" + "-" * 76 + "*/"]
+        text = "\n".join(lines[:2] + lines[2:] * (self.TEXT_BYTES // 81)) + "\n"
+        path, output = os.path.join(folder, name), os.path.join(folder, "distcc_lm_check.o")
+        with open(path, "w") as file:
+            file.write(text)
+        options = ["-O1", "-c", name, "-o", "distcc_lm_check.o"]
+        self.command = analyze(options, invocation.family, invocation.cxx, {}, read_file)
+        begin = time.monotonic()
+        done = subprocess.run([invocation.program, *options], cwd=folder, stdin=subprocess.DEVNULL,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+        self.local_s = time.monotonic() - begin
+        if done.returncode:
+            raise UsageError("%s fails on this box: %s" % (compiler, printable(done.stderr.decode("utf-8", "replace"))))
+        self.object = read_file(output)
+        self.fd, self.size, self.folder = os.open(path, os.O_RDONLY), len(text), folder
+
+    def argv(self, own):
+        words = self.command.remote_args("plain", self.folder, own)
+        return [os.fsencode(word) for word in (basename(self.invocation.program), *words)]
+
+
+class HostCheck:
+    """One host, from its name to its object. run() is for a thread of its own."""
+    PATIENCE_S, QUEUE_S = 10.0, 60.0
+
+    def __init__(self, host, job, sockets):
+        self.host, self.job, self.sockets = host, job, sockets
+        self.step, self.trouble, self.facts = "connecting", None, []
+
+    def run(self):
+        try:
+            self.compile(self.ask())
+        except HostFailed as failure:
+            name, text = (*failure.args, "")[:2]
+            self.trouble = name, ": ".join(dict.fromkeys(filter(None, (reason_text(name), text))))
+        except (DaemonGone, WireError, OSError) as error:
+            self.trouble = "no-daemon", "the daemon of this box broke off: %s" % error
+        if not self.trouble and self.host["state"] in ("down", "suspect"):
+            if self.host["kind"] == "peer" and self.host["state"] == "down":
+                self.trouble = "no-report", "jobs work, but " + self.host["reason"].partition(":")[0]
+            else:
+                self.facts.append("was: " + self.host["reason"])
+
+    def ask(self):
+        """The admitted connection, as this box's daemon gets it for a job. Raises HostFailed."""
+        link = DaemonLink.find(self.sockets)
+        try:
+            link.send(b"HELO", CLIENT_VERSION, b"probe", self.host["name"], self.job.identity,
+                      self.job.size // 1024 + 1)
+            until, queued = time.monotonic() + self.PATIENCE_S, False
+            while True:
+                select.select([link], [], [], max(until - time.monotonic(), 0.0))
+                message = link.receive(wait=False)
+                if message is None:
+                    if time.monotonic() >= until:
+                        raise HostFailed(*(("overloaded", "all its slots are taken") if queued else
+                                           ("silent", "no answer for %d s" % self.PATIENCE_S)))
+                elif message[0] == b"PARK":
+                    self.step, queued, until = "waiting for a slot", True, time.monotonic() + self.QUEUE_S
+                elif message[0] == b"NOPE":
+                    raise HostFailed(*(field.decode("utf-8", "replace") for field in message[1][:2]))
+                elif message[0] == b"SOCK":
+                    self.facts.append("round trip %.1f ms" % (int(message[1][3]) / 1e3))
+                    return link.take_socket()
+        finally:
+            link.sock.close()
+
+    def compile(self, fd):
+        """Send the job, compare what comes back. Raises HostFailed."""
+        self.step, own, begin = "compiling", self.host["kind"] == "peer", time.monotonic()
+        socket_ = JobSocket(fd, None)
+        result = scratch_file("check")
+        try:
+            reply = socket_.exchange(self.job.argv(own), self.job.fd, self.job.size)
+            if reply.status:
+                text = reply.stderr.decode("utf-8", "replace").strip().splitlines()
+                raise HostFailed("compiler-failed", printable(text[0]) if text else "status %#x" % reply.status)
+            socket_.receive(result, reply.size)
+            times = socket_.decode(decode_times()) if own else None
+            total = time.monotonic() - begin
+            found = os.pread(result, reply.size, 0)
+        finally:
+            socket_.close()
+            os.close(result)
+        if times:
+            wire = max(total - (times.queue_ms + times.elapsed_ms) / 1e3, 1e-4)
+            self.facts += ["%.0f MB/s" % ((socket_.sent + socket_.received) / 1e6 / wire),
+                           "compile %.2f s (here %.2f s)" % (times.elapsed_ms / 1e3, self.job.local_s)]
+        else:
+            self.facts.append("compile and transfer %.2f s (here %.2f s)" % (total, self.job.local_s))
+        if found != self.job.object:
+            self.trouble = "other-object", "its object is not the one that this box makes"
+
+    def lines(self, width):
+        name = printable(self.host["name"])
+        if not self.trouble:
+            return ["%-*s  ok      %s" % (width, name, ", ".join(self.facts))]
+        reason, text = self.trouble
+        advice = ADVICE.get(reason, "See the log of its daemon, and `distcc_lm.py status` there.")
+        return ["%-*s  FAILED  %s" % (width, name, printable(text)), "%-*s          %s" % (width, "", advice)]
+
+
+def run_checks(checks):
+    """All at once, since a dead host takes its time; says on stderr whom it waits for. Yields them as listed."""
+    threads = [threading.Thread(target=check.run, daemon=True) for check in checks]
+    for thread in threads:
+        thread.start()
+    due = time.monotonic() + 1.0
+    for check, thread in zip(checks, threads):
+        while thread.is_alive():
+            thread.join(max(due - time.monotonic(), 0.01))
+            if time.monotonic() >= due:
+                waiting = [c for c, t in zip(checks, threads) if t.is_alive()]
+                if waiting:
+                    print("waiting for %s: %s, first of them %s" % (
+                        counted(len(waiting), "host"), printable(waiting[0].host["name"]), waiting[0].step),
+                        file=sys.stderr, flush=True)
+                due = time.monotonic() + 2.0
+        yield check
+
+
+def check_hosts(compiler):
+    """`check`. Exit status: 1 if a host failed, or there is none."""
+    status, sockets = ask_daemon("status"), daemon_sockets()
+    print("this box: daemon %s at %s, pid %d; sockets tried: %s" % (
+        status["version"], status["daemon"]["address"], status["daemon"]["pid"], ", ".join(sockets)))
+    hosts = [host for host in status["hosts"] if host["kind"] != "local"]
+    if not hosts:
+        print("no host to check: start the daemon with --peer, --use or --hosts")
+        return 1
+    compiler = compiler or next((name for name in ("gcc", "cc", "clang") if shutil.which(name)), "gcc")
+    with tempfile.TemporaryDirectory(prefix="distcc_lm-check-") as folder:
+        job = TestJob(compiler, folder)
+        print("compiler: %s, identity %s" % (job.invocation.program, job.identity), flush=True)
+        width, failed = max(len(printable(host["name"])) for host in hosts), 0
+        for check in run_checks([HostCheck(host, job, sockets) for host in hosts]):
+            print("\n".join(check.lines(width)), flush=True)
+            failed += bool(check.trouble)
+        os.close(job.fd)
+    print("%s, %d failed" % (counted(len(hosts), "host"), failed))
+    return 1 if failed else 0
+
+
 # ==== 13. Install ===================================================================================================
 # Puts the program where builds find it: a launcher, links by the compilers' names, what Python compiles of it, and the
-# unit of a service manager.
+# unit of a service manager. Uses 4 and 10.
+
+LAUNCHER = "distcc_lm.py"
+COMMON_COMPILERS = ("gcc", "g++", "cc", "c++", "clang", "clang++")
+UNIT = """\
+# Made by `distcc_lm.py install --unit`. Options stand in /etc/distcc_lm.conf, one a line:
+#     --allow 192.168.1.0/24
+#     --peer build1
+[Unit]
+Description=Load management for distcc
+Documentation=man:distcc(1)
+After=network-online.target
+Wants=network-online.target
+AssertPathExists=/etc/distcc_lm.conf
+
+[Service]
+Type=notify
+ExecStart="{program}" daemon @/etc/distcc_lm.conf
+ExecReload=/bin/kill -HUP $MAINPID
+Restart=on-failure
+RestartSec=2
+TimeoutStopSec=20
+KillMode=mixed
+RuntimeDirectory=distcc_lm
+StateDirectory=distcc_lm
+# Compilers run as the daemon's --user, which it becomes by itself; nothing else of root's powers is left to it.
+CapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_KILL CAP_CHOWN CAP_FOWNER CAP_DAC_OVERRIDE CAP_SYS_NICE
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=yes
+PrivateTmp=yes
+PrivateDevices=yes
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectControlGroups=yes
+ProtectClock=yes
+ProtectHostname=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service landlock_create_ruleset landlock_add_rule landlock_restrict_self
+UMask=0022
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def unit_text():
+    program = os.path.realpath(__file__)
+    return UNIT.replace("{program}", program.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%"))
+
+
+def launcher_python():
+    """The interpreter that the head of this file picks."""
+    named = os.environ.get("DISTCC_LM_PYTHON") or "/usr/bin/python3"
+    found = named if os.access(named, os.X_OK) else shutil.which("python3")
+    if not found:
+        raise UsageError("there is neither %s nor a python3 on PATH; DISTCC_LM_PYTHON names another" % named)
+    return found
+
+
+def compile_for(python):
+    """Have that interpreter leave the compiled parts beside the program. What a client's start then finds: "cached" or
+    "reparsed"."""
+    path = os.path.realpath(__file__)
+    script = ("import sys; sys.path.insert(0, sys.argv[1])\nimport distcc_lm as d\nd.import_daemon_modules()\n"
+              "d.client_start() == 'cached' or d.compile_this_file()\nprint(d.client_start())")
+    done = subprocess.run([python, "-IS", "-c", script, os.path.dirname(path)], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+    return done.stdout.decode().strip() if done.returncode == 0 else "reparsed"
+
+
+def is_ours(path):
+    """Whether this is a link to this program, or one to a distcc_lm.py that is gone."""
+    if not os.path.islink(path):
+        return False
+    if os.path.exists(path):
+        return os.path.samefile(path, __file__)
+    return os.path.basename(os.readlink(path)) == LAUNCHER
+
+
+def try_compiler(folder, name):
+    """A compile through the link, as make would do it. Raises UsageError."""
+    with tempfile.TemporaryDirectory(prefix="distcc_lm-install-") as work:
+        with open(os.path.join(work, "try.c"), "w") as file:
+            file.write("int answer(void) { return 42; }\n")
+        path = folder + os.pathsep + os.environ.get("PATH", os.defpath)
+        done = subprocess.run([os.path.join(folder, name), "-c", "try.c", "-o", "try.o"], cwd=work,
+                              env=dict(os.environ, PATH=path), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.PIPE, check=False)
+        if done.returncode or not os.path.exists(os.path.join(work, "try.o")):
+            said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["exit status %d" % done.returncode]
+            raise UsageError("%s/%s does not compile: %s" % (folder, name, said[0]))
+
+
+def install_links(folder, names):
+    """Launcher and masquerade links. Exit status. Nothing is made where something else is in the way."""
+    program = os.path.realpath(__file__)
+    for name in names:
+        if "/" in name or family_of(name) is None:
+            raise UsageError("%s: no name of a compiler: gcc, g++, cc, clang, x86_64-linux-gnu-gcc-12 ..." % name)
+    if not names:
+        on_path = [d for d in os.get_exec_path() if os.path.realpath(d) != os.path.realpath(folder)]
+        names = [name for name in COMMON_COMPILERS if shutil.which(name, path=os.pathsep.join(on_path))]
+    if not os.access(program, os.X_OK):
+        raise UsageError("%s: is not executable (chmod +x)" % program)
+    wanted = [os.path.join(folder, name) for name in (LAUNCHER, *names)]
+    for path in wanted:
+        if os.path.lexists(path) and not is_ours(path) and os.path.realpath(path) != program:
+            raise UsageError("%s: exists and is no link to %s; nothing was made" % (path, program))
+    try:
+        os.makedirs(folder, exist_ok=True)
+        for path in wanted:
+            if not os.path.lexists(path):
+                os.symlink(os.path.relpath(program, os.path.realpath(folder)), path)
+    except OSError as error:
+        raise UsageError("%s: %s" % (error.filename2 or error.filename, error.strerror)) from None
+    python = launcher_python()
+    state = compile_for(python)
+    for name in names[:1]:
+        try_compiler(folder, name)
+    print("%s: %s\nprogram: %s\ninterpreter: %s, %s\nfor your shell: export PATH=%s:$PATH" % (
+        folder, " ".join((LAUNCHER, *names)), program, python,
+        "compiled" if state == "cached" else "NOT compiled: %s cannot be written, each compile starts 3 to 40 ms later"
+        % os.path.join(os.path.dirname(program), "__pycache__"), os.path.abspath(folder)))
+    return 0
+
+
+def remove_links(folder):
+    """Undo install_links(); what is not ours stays. Exit status."""
+    try:
+        ours = [name for name in sorted(os.listdir(folder)) if is_ours(os.path.join(folder, name))]
+        for name in ours:
+            os.unlink(os.path.join(folder, name))
+        if not os.listdir(folder):
+            os.rmdir(folder)
+    except OSError as error:
+        raise UsageError("%s: %s" % (error.filename or folder, error.strerror)) from None
+    print("%s: removed %s" % (folder, " ".join(ours) or "nothing: there is no link of ours"))
+    return 0 if ours else 1
 
 
 # ==== 14. CLI =======================================================================================================
 # The commands and their options. `cc` and masquerade links are told apart first, before anything else is imported.
-
-LATER = {"check": "checking hosts end to end", "install": "making launcher and masquerade links"}
-
 
 def option_error(text):
     print("distcc_lm: %s" % text, file=sys.stderr)
@@ -9720,6 +10107,12 @@ def broadcast_address(text):
         raise UsageError("--broadcast %s: an IPv4 address or none" % text) from None
 
 
+def option_line(line):
+    """A line of an @FILE: an option and its value, nothing, or a comment."""
+    line = line.strip()
+    return line.split(None, 1) if line and not line.startswith("#") else []
+
+
 def daemon_options(parser):
     add = parser.add_argument
     add("--listen", action="append", type=listen_address, metavar="ADDR[:PORT]",
@@ -9773,6 +10166,7 @@ def command_line_parser():
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     daemon = commands.add_parser("daemon", help="run this box's daemon", fromfile_prefix_chars="@",
                                  epilog="@FILE takes options from a file, one a line.")
+    daemon.convert_arg_line_to_args = option_line
     daemon_options(daemon)
     compile_ = commands.add_parser("cc", help="compile: cc COMPILER ARG...")
     compile_.add_argument("words", nargs="*", metavar="COMPILER ARG", help="the compiler command; exits as it would")
@@ -9789,8 +10183,15 @@ def command_line_parser():
     commands.add_parser("jobs", help="a number for make -j")
     drain = commands.add_parser("drain", help="take no new jobs of others; off: take them again")
     drain.add_argument("switch", nargs="?", choices=("on", "off"), default="on")
-    for name, what in LATER.items():
-        commands.add_parser(name, help="%s (not in this version)" % what)
+    drain.add_argument("--wait", action="store_true", help="return when the last job of others has ended")
+    check = commands.add_parser("check", help="probe every host end to end, and say what to do about what fails")
+    check.add_argument("compiler", nargs="?", metavar="COMPILER", help="compiler to check with (gcc, cc or clang)")
+    install = commands.add_parser("install", help="launcher and links by the compilers' names, or a systemd unit")
+    install.add_argument("folder", nargs="?", metavar="DIR", help="where the links go; put it first on PATH")
+    install.add_argument("names", nargs="*", metavar="NAME",
+                         help="names of compilers (those of gcc, g++, cc, c++, clang, clang++ that are there)")
+    install.add_argument("--unit", action="store_true", help="print a systemd unit for the daemon")
+    install.add_argument("--remove", metavar="DIR", help="remove the links from DIR")
     return parser
 
 
@@ -9856,6 +10257,33 @@ def show_status(options, width):
     return 0
 
 
+def install_command(options):
+    if bool(options.folder) + options.unit + bool(options.remove) != 1:
+        raise UsageError("install takes one of DIR [NAME...], --unit and --remove DIR")
+    if options.unit:
+        print(unit_text(), end="")
+        return 0
+    return remove_links(options.remove) if options.remove else install_links(options.folder, options.names)
+
+
+def drain_command(options):
+    """Exit status 0, with --wait once nobody else's job runs here."""
+    ask_daemon("drain", options.switch)
+    print("draining: no new jobs of others are taken" if options.switch == "on" else "taking jobs again", flush=True)
+    due = time.monotonic() + 1.0
+    while options.wait and options.switch == "on":
+        here = ask_daemon("status")["hosts"][0]
+        left = here["running"] - here["mine"] + here["waiting"]
+        if not left:
+            print("no job of others is left")
+            break
+        if time.monotonic() >= due:
+            print("waiting for %s of others" % counted(left, "job"), file=sys.stderr, flush=True)
+            due += 5.0
+        time.sleep(0.1)
+    return 0
+
+
 def run_command(options):
     """Everything but daemon and cc. Exit status."""
     width = max(shutil.get_terminal_size((80, 24)).columns, 40)
@@ -9863,10 +10291,13 @@ def run_command(options):
         return show_status(options, width)
     if options.command == "why":
         print("\n".join(why_lines(ask_daemon("why", options.which), width)))
-    elif options.command == "drain":
-        ask_daemon("drain", options.switch)
-        print("draining: no new jobs of others are taken" if options.switch == "on" else "taking jobs again")
-    elif options.command == "jobs":
+    if options.command == "check":
+        return check_hosts(options.compiler)
+    if options.command == "install":
+        return install_command(options)
+    if options.command == "drain":
+        return drain_command(options)
+    if options.command == "jobs":
         try:
             print(ask_daemon("jobs"))
         except NoDaemon as error:
@@ -9882,8 +10313,6 @@ def run_line(words):
     try:
         if words[:1] == ["explain"] and words[1:] not in (["--help"], ["-h"]):
             return explain_command(words[1:])
-        if words[:1] and words[0] in LATER and words[1:] not in (["--help"], ["-h"]):
-            raise UsageError("%s (%s) is not in this version" % (words[0], LATER[words[0]]))
         parser = command_line_parser()
         options = parser.parse_args(words)
         if options.command is None:
