@@ -6301,7 +6301,9 @@ class Probe:
         self.loop, self.instance, self.trust, self.connections = (
             asker.loop, asker.instance, asker.trust, asker.connections)
         self.scheduler, self.statistics, self.session = self, asker.scheduler.statistics, session
-        self.request = Request(host, (uid, identity, MODE_PLAIN, False), size_kb, "check", self.loop.now())
+        job = Job(uid, "check", "", "check", "", session, self.loop.now())
+        job.identity, job.size_kb = identity, size_kb
+        self.request = Request(host, job, self.loop.now())
 
     def start(self):
         request, host, now = self.request, self.request.host, self.loop.now()
