@@ -3454,6 +3454,7 @@ class Ledger:
         self.decisions, self.history = collections.deque(maxlen=DECISIONS_KEPT), History()
         self.actions = []
         self.dispatched = 0                 # jobs sent to hosts so far
+        self.on_close = lambda job: None    # told of each job that ended
         self.kin_running = 0                # jobs that daemons under this kernel run
         self.foreign = 0.0                  # runnable tasks on this box that are nobody's jobs
         self.totals = dict.fromkeys(("remote", "local", "fallback", "served", "refused", "hedged", "compile_errors",
@@ -3666,6 +3667,7 @@ class Ledger:
         job.decision.outcome = outcome
         job.enter("ended", now)
         self.jobs.discard(job)
+        self.on_close(job)
 
     def note(self, job, now, sentence):
         job.decision.events.append((now - job.decision.at, sentence))
@@ -5843,8 +5845,10 @@ class JobServer:
             self.on_served(connection, result)
         times = Times(int((connection.started_at - connection.queued_at) * 1e3), int(result.elapsed_s * 1e3 + 0.5),
                       int(result.cpu_s * 1e3 + 0.5), result.max_rss_kb, concurrency)
-        self.loop.log("info", "job %s from %s: status %#x, %d ms, cpu %d ms, object %d KB, peak %d MB" % (
-            connection.what, connection.peer, status, times.elapsed_ms, times.cpu_ms, size >> 10, times.peak_kb >> 10))
+        self.loop.log("info", "job %s from %s: %s, %d KB in, %d KB out, waited %d ms, took %d ms, cpu %d ms, "
+                      "peak %d MB" % (connection.what, connection.peer, "ok" if not status else "status %#x" % status,
+                                      connection.got >> 10, size >> 10, times.queue_ms, times.elapsed_ms, times.cpu_ms,
+                                      times.peak_kb >> 10))
         return connection.reply(status, stderr, stdout, object_fd, size, times)
 
     def close_all(self):
@@ -6652,6 +6656,7 @@ class Hub:
     def __init__(self, loop, scheduler, answer, asker):
         self.loop, self.scheduler, self.asker = loop, scheduler, asker
         self.probes = {}                            # session of a `check`: its Probe
+        scheduler.on_close = self.log_job
         self.answer = answer                        # (command, arguments, uid) -> (message name, field)
         self.sessions = set()
         self.identities = {}                        # (uid, compiler key): identity; b"": cannot be identified
@@ -6688,6 +6693,20 @@ class Hub:
         probe = Probe(self.asker, host, session.uid, identity, int(size_kb), session)
         self.probes[session] = probe
         return probe.start()
+
+    def log_job(self, job):
+        """One line a job."""
+        d = job.decision
+        text = "%s of uid %d: %s" % (d.source, d.uid, d.outcome)
+        if d.choice == "local":
+            text += ": %s" % (LOCAL_REASONS.get(d.reason) or reason_text(d.reason))
+        elif d.choice:
+            text += " on %s, %d KB" % (d.choice, d.size_kb)
+        if d.actual_s is not None:
+            text += ", %.2f s" % d.actual_s
+            if d.server_s:
+                text += ", of which waiting %.2f s, compiling %.2f s" % d.server_s
+        self.loop.log("info", text)
 
     def end_probe(self, session):
         probe = self.probes.pop(session, None)
@@ -6904,10 +6923,20 @@ def user_name(uid):
 # ==== 10. Daemon ====================================================================================================
 # The event loop that drives sections 7 to 9; what it reads of this box; signals, timers, start and end. No policy.
 
+def stderr_is_journal():
+    """As systemd says it: JOURNAL_STREAM is the device and inode of the stream that it made."""
+    try:
+        found = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == "%d:%d" % (found.st_dev, found.st_ino)
+
+
 class Loop:
     """selectors and periodic tasks. A callback's OSError for want of descriptors goes to `on_no_descriptors`; any other
     exception is a bug: logged by name, and its connection closed where it has an end()."""
     LEVELS = ("error", "warning", "info", "debug")
+    JOURNAL = {"error": "<3>", "warning": "<4>", "info": "<6>", "debug": "<7>"}     # sd-daemon(3)
 
     def __init__(self, log_level="info", log_file=None):
         self.selector = selectors.DefaultSelector()
@@ -6915,6 +6944,7 @@ class Loop:
         self.tasks = []                             # [due, interval, function(now)]
         self.seldom = {}                            # what log_seldom() told lately: when
         self.level, self.log_path = self.LEVELS.index(log_level), log_file
+        self.journal = not log_file and stderr_is_journal()
         try:
             self.log_stream = open(log_file, "a", buffering=1, errors="replace") if log_file else sys.stderr
         except OSError as error:
@@ -6929,9 +6959,11 @@ class Loop:
     def log(self, level, text):
         """One line; control characters that a peer may have sent never reach a terminal."""
         if self.LEVELS.index(level) <= self.level:
-            clean = "".join(c if c.isprintable() else "?" for c in text)
+            clean = text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
             try:
-                if self.log_stream is sys.stderr:   # journald adds the time itself
+                if self.journal:                    # it keeps time and name itself
+                    print(self.JOURNAL[level] + clean, file=self.log_stream, flush=True)
+                elif self.log_stream is sys.stderr:
                     print("distcc_lm: %s: %s" % (level, clean), file=self.log_stream, flush=True)
                 else:
                     print("%s %s %s" % (time.strftime("%Y-%m-%d %H:%M:%S"), level, clean), file=self.log_stream)
@@ -7166,7 +7198,9 @@ class Doors:
                     sock.close()
             if not last and error.errno == errno.EADDRINUSE:
                 return 0
-            raise StartError("--listen %s: %s" % (endpoint, error.strerror)) from None
+            hint = "; does distccd or another daemon run there? --listen takes another port" if (
+                error.errno == errno.EADDRINUSE) else ""
+            raise StartError("--listen %s: %s%s" % (endpoint, error.strerror, hint)) from None
         self.tcp += [tcp] if tcp else []
         self.udp.append(udp)
         return udp.getsockname()[1]
@@ -7194,10 +7228,10 @@ class Doors:
         folder = os.path.dirname(path) or "."
         try:
             prepare_socket_folder(folder, path == default_sockets(os.geteuid(), os.environ)[0])
+            if os.path.lexists(path) and not stat.S_ISSOCK(os.lstat(path).st_mode):
+                raise StartError("--socket %s: exists and is no socket" % path)
             self.take_lock(path)
             if os.path.lexists(path):
-                if not stat.S_ISSOCK(os.lstat(path).st_mode):
-                    raise StartError("--socket %s: exists and is no socket" % path)
                 os.unlink(path)
             self.unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             old = os.umask(0o177)
@@ -7220,7 +7254,7 @@ class Doors:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.close()
-            raise StartError("--socket %s: another daemon serves it" % path) from None
+            raise StartError("--socket %s: another daemon serves it; end that, or name another path" % path) from None
         self.lock = lock
 
     def close_unix(self):
@@ -7349,7 +7383,7 @@ class Directory:
                 if addresses and host.address not in addresses:
                     self.set_address(host, addresses[0])
                 elif not addresses:
-                    self.loop.log("warning", "%s: no such host is known" % name)
+                    self.loop.log("warning", "%s: no such host is known; asked again each 30 s" % name)
 
     def resolve_again(self, now):
         self.forget_retired()
@@ -7503,7 +7537,8 @@ class Daemon:
         if self.spawner:
             offer = Offer(self.config.compilers, self.spawner.may_clang, self.loop.log)
             if not offer.by_name:
-                self.loop.log("warning", "no compiler found to offer")
+                self.loop.log("warning", "no compiler is found to offer, %s: jobs will be refused" % (
+                    "in " + " ".join(self.config.compilers) if self.config.compilers else "on PATH"))
             self.server = JobServer(self.loop, self.admission, self.spawner, offer, self.trust, self.reports.audience,
                                     self.config.max_job_mb << 20)
             self.server.on_change, self.server.on_served = self.slots_changed, self.station.served
@@ -7619,7 +7654,7 @@ class Daemon:
     def shed(self):
         """Out of descriptors: the connection that has been idle longest goes, and one that waits is accepted to be
         closed, or it would wake the loop for ever."""
-        self.loop.log("warning", "out of file descriptors")
+        self.loop.log("warning", "out of file descriptors: raise the hard limit (ulimit -Hn, LimitNOFILE=)")
         if self.server:
             idle = [c for c in self.server.connections if c.state == "opening"]
             if idle:
@@ -7808,14 +7843,17 @@ def run_daemon(config):
     if client_start() != "cached":
         compile_this_file()
     report = detach() if config.detach else None
+
+    def give_up(error):
+        if report is not None:
+            os.write(report, str(error).encode())
+        else:
+            print("distcc_lm: %s" % error, file=sys.stderr)
+        return 1
     try:
         daemon = Daemon(config)
     except (StartError, ContainmentError) as error:
-        if report is not None:
-            os.write(report, str(error).encode())
-            return 1
-        print("distcc_lm: %s" % error, file=sys.stderr)
-        return 1
+        return give_up(error)
     try:
         signals = watch_signals(daemon)
         if config.pid_file:
@@ -7823,10 +7861,10 @@ def run_daemon(config):
         if report is not None:
             os.write(report, b"ok")
             os.close(report)
+            report = None
         return daemon.run()
-    except OSError as error:
-        print("distcc_lm: %s" % error, file=sys.stderr)
-        return 1
+    except (OSError, StartError) as error:
+        return give_up(error)
     finally:
         daemon.close()
         signal.set_wakeup_fd(-1)
@@ -7839,9 +7877,12 @@ def run_daemon(config):
 
 
 def write_pid_file(path):
-    with open(path + ".new", "w") as file:
-        file.write("%d\n" % os.getpid())
-    os.replace(path + ".new", path)
+    try:
+        with open(path + ".new", "w") as file:
+            file.write("%d\n" % os.getpid())
+        os.replace(path + ".new", path)
+    except OSError as error:
+        raise StartError("--pid-file %s: %s" % (path, error.strerror)) from None
 
 
 def detach():
@@ -9014,7 +9055,7 @@ def ask_daemon(command, *arguments):
         if name != b"JSON":
             raise UsageError(text)
         return json.loads(text)
-    raise NoDaemon("no daemon answers (%s)" % "; ".join(trouble))
+    raise NoDaemon("no daemon answers (%s); `distcc_lm.py daemon` starts one" % "; ".join(trouble))
 
 
 def shown(value, form="%s"):
@@ -10209,6 +10250,8 @@ def daemon_config(options):
         options.broadcast = "255.255.255.255" if options.allow or options.use or options.secret_file else ""
     if options.hosts is not None:
         HostList(options.hosts)
+    if options.procfs != "/proc" and not os.path.isdir(options.procfs):
+        raise UsageError("--procfs %s: no such folder" % options.procfs)
     return options
 
 

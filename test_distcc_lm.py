@@ -8555,6 +8555,31 @@ class Check(FarmCase):
         self.assertIn(b"--peer", done.out)
 
 
+class JournalLines(FarmCase):
+    def test_levels_and_a_line_a_job(self):
+        """On a stream that JOURNAL_STREAM names lines begin with their level; elsewhere with the program's name."""
+        path = new_folder() + "/journal"
+        script = 'exec 2>>%s; JOURNAL_STREAM=$(stat -Lc %%d:%%i /dev/stderr) exec "$0" "$@"' % path
+        words = ["--listen", loopback() + ":0", "--socket", path + ".s", "--state", path + ".state", "--broadcast", "none",
+                 "--hosts", "", "--allow", "127.0.0.0/8", "--compilers", compilers(), "--procfs", idle_procfs()]
+        process = subprocess.Popen(["sh", "-c", script, program(), "daemon", *words], env=environment())
+        self.addCleanup(lambda: (process.kill(), process.wait()))
+        self.assertTrue(eventually(lambda: b"serving on" in contents(path)), contents(path))
+        daemon = self.farm.submitter(ask(path + ".s", "status")[1]["daemon"]["address"])
+        name = self.sources.make(MEDIUM_SOURCE)
+        self.assertEqual(self.cc(daemon, "gcc", "-c", name, "-o", "o").code, 0)
+        self.cc(daemon, "gcc", "o", "-o", "nothing")
+        self.assertTrue(eventually(lambda: b"<6>job " in contents(path)))
+        lines = contents(path).decode().splitlines()
+        self.assertEqual([line for line in lines if not re.match("<[3467]>[^ ]", line)], [])
+        self.assertRegex([line for line in lines if "<6>job " in line][0],
+                         r"^<6>job \S+ from 127\S+: ok, \d+ KB in, \d+ KB out, waited \d+ ms, took \d+ ms, cpu \d+ ms, peak")
+        self.assertTrue(eventually(lambda: "ran here" in daemon.text()))
+        self.assertRegex(daemon.text(), r"distcc_lm: info: \S+/%s of uid %d: ok on 127\S+, \d+ KB, \d+\.\d\d s, of which "
+                         r"waiting \d\.\d\d s, compiling \d\.\d\d s" % (name, os.getuid()))
+        self.assertRegex(daemon.text(), "distcc_lm: info: .* ran here: neither -c nor -S")
+
+
 class Drain(FarmCase):
     """Nothing is lost, whatever host goes when."""
 
@@ -8669,8 +8694,8 @@ class Install(unittest.TestCase):
         notify.bind(self.folder + "/notify")
         notify.settimeout(DEADLINE_S)
         write(self.folder + "/conf", "# a farm of one\n\n--listen 127.60.0.1:0\n--allow 127.0.0.0/8\n"
-              "--compilers=%s\n--socket %s/s\n--state %s/state\n--broadcast none\n" % (
-                  compilers(), self.folder, self.folder))
+              "--compilers=%s\n--socket %s/s\n--state %s/state\n--broadcast none\n--procfs %s\n" % (
+                  compilers(), self.folder, self.folder, idle_procfs()))
         log = open(self.folder + "/log", "wb")
         process = subprocess.Popen(
             ["setpriv", "--bounding-set=-all," + ",".join(powers), "--no-new-privs", self.folder + "/distcc_lm.py",
@@ -8687,6 +8712,25 @@ class Install(unittest.TestCase):
         process.terminate()
         self.assertEqual(notify.recv(100), b"STOPPING=1")
         self.assertEqual(process.wait(DEADLINE_S), 0, contents(self.folder + "/log"))
+
+    def test_daemon_says_what_is_wrong(self):
+        rows = (("--pid-file /nonexistent/p", "--pid-file /nonexistent/p: No such file"),
+                ("--detach --pid-file /nonexistent/p", "--pid-file /nonexistent/p: No such file"),
+                ("--procfs /nonexistent", "--procfs /nonexistent: no such folder"),
+                ("--log-file /nonexistent/l", "--log-file /nonexistent/l: No such file"),
+                ("--socket %s" % write(self.folder + "/plain", ""), "/plain: exists and is no socket"),
+                ("--socket /nonexistent/s", "--socket /nonexistent/s: No such file"),
+                ("--listen 192.0.2.1:5", "--listen 192.0.2.1:5: "),
+                ("--user nosuch --allow ::1", "--user nosuch: no such user"))
+        for row, words in rows:
+            with self.subTest(row):
+                done = run([program(), "daemon", "--listen", "127.60.0.1:0", "--socket", self.folder + "/s", "--hosts", "",
+                            "--state", self.folder + "/state", "--broadcast", "none", *row.split()])
+                self.assertIn(done.code, (1, 2))
+                self.assertEqual((done.out, done.err.count(b"\n")), (b"", 1), done)
+                if not row.startswith("--user") or os.geteuid() == 0:
+                    self.assertIn(words, done.err.decode())
+        self.assertFalse(os.path.exists(self.folder + "/plain.lock"))
 
     def test_options_file(self):
         write(self.folder + "/conf", "--slots x\n")
