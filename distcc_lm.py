@@ -6219,6 +6219,13 @@ class SlotConnection:
         self.asker.loop.change(self, selectors.EVENT_READ)
         return None
 
+    def kind(self):
+        """What the client is to speak over it."""
+        host = self.request.host
+        if self.compression == ZLIB:
+            return host.kind + ",zlib"
+        return host.kind + (",lzo" if host.kind == "distccd" and host.lzo else "")
+
     def measure(self):
         self.asker.scheduler.statistics.host(self.request.host.key).rtt.add(self.asker.loop.now() - self.started)
 
@@ -6326,6 +6333,9 @@ class Probe:
         request.state = "ended"
         self.session.send_socket(request, int((now - request.since) * 1e6))
         return True
+
+    def compression(self, _host):
+        return NOT_COMPRESSED               # the link itself is to be measured
 
     def parked(self, _request, _now):
         self.session.send(b"PARK")
@@ -6591,10 +6601,7 @@ class Session:
         """Hand the granted connection over, and close our copy: from here on its only end is the client's."""
         sock, host = request.connection.sock, request.host
         self.answered = True
-        kind = host.kind
-        if request.connection.compression == ZLIB or host.kind == "distccd" and host.lzo:
-            kind += ",zlib" if request.connection.compression == ZLIB else ",lzo"
-        message = encode_fields(b"SOCK", host.name, kind, self.job.mode if self.job else 0, microseconds)
+        message = encode_fields(b"SOCK", host.name, request.connection.kind(), self.job.mode if self.job else 0, microseconds)
         try:
             if self.outgoing:
                 raise BlockingIOError
@@ -9409,7 +9416,7 @@ def metric_lines(status):
     family("local_jobs", "counter", "", "Jobs that were compiled on this box, by reason",
            [({"reason": name}, count) for name, count in totals["local_reasons"].items()])
     family("dropped_packets", "counter", "", "Load packets that were not believed",
-           [({"reason": name}, count) for name, count in status["packets"].items()])
+           [({"reason": name}, count) for name, count in status["packets"].items() if isinstance(count, int)])
     family("host_state", "gauge", "", "1 for the state that the host is in",
            [({"host": h["name"], "state": state}, h["state"] == state) for h in hosts for state in HOST_STATES])
     for name, unit, text, key, factor in HOST_GAUGES:
@@ -9809,7 +9816,8 @@ class TestJob:
         self.object = read_file(output)
         self.fd, self.size, self.folder = os.open(path, os.O_RDONLY), len(text), folder
 
-    def argv(self, own):
+    def remote_argv(self, own):
+        """As of a SourceText, which this stands in for."""
         words = self.command.remote_args("plain", self.folder, own)
         return [os.fsencode(word) for word in (basename(self.invocation.program), *words)]
 
@@ -9820,7 +9828,7 @@ class HostCheck:
 
     def __init__(self, host, job, sockets):
         self.host, self.job, self.sockets = host, job, sockets
-        self.step, self.trouble, self.facts = "connecting", None, []
+        self.step, self.trouble, self.facts, self.kind = "connecting", None, [], b""
 
     def run(self):
         try:
@@ -9855,6 +9863,7 @@ class HostCheck:
                 elif message[0] == b"NOPE":
                     raise HostFailed(*(field.decode("utf-8", "replace") for field in message[1][:2]))
                 elif message[0] == b"SOCK":
+                    self.kind = message[1][1]
                     self.facts.append("round trip %.1f ms" % (int(message[1][3]) / 1e3))
                     return link.take_socket()
         finally:
@@ -9863,10 +9872,10 @@ class HostCheck:
     def compile(self, fd):
         """Send the job, compare what comes back. Raises HostFailed."""
         self.step, own, begin = "compiling", self.host["kind"] == "peer", time.monotonic()
-        socket_ = JobSocket(fd, None)
+        socket_ = JobSocket(fd, None, self.kind, True)
         result = scratch_file("check")
         try:
-            reply = socket_.exchange(self.job.argv(own), self.job.fd, self.job.size)
+            reply = socket_.exchange(self.job)
             if reply.status:
                 text = reply.stderr.decode("utf-8", "replace").strip().splitlines()
                 raise HostFailed("compiler-failed", printable(text[0]) if text else "status %#x" % reply.status)
