@@ -6601,7 +6601,8 @@ class Session:
         """Hand the granted connection over, and close our copy: from here on its only end is the client's."""
         sock, host = request.connection.sock, request.host
         self.answered = True
-        message = encode_fields(b"SOCK", host.name, request.connection.kind(), self.job.mode if self.job else 0, microseconds)
+        mode = self.job.mode if self.job else MODE_PLAIN
+        message = encode_fields(b"SOCK", host.name, request.connection.kind(), mode, microseconds)
         try:
             if self.outgoing:
                 raise BlockingIOError
