@@ -40,6 +40,7 @@ import tempfile
 import threading
 import time
 import unittest
+import unittest.mock
 import uuid
 import zlib
 from xml.etree import ElementTree
@@ -6895,6 +6896,67 @@ class DaemonStart(FarmCase):
         for name in ("loadavg", "meminfo", "stat"):
             write(procfs + "/" + name, b"\xff nonsense")
         self.assertTrue(worker.status())
+
+
+class Listing(unittest.TestCase):
+    """Host lists: where they are looked for, and what they say of this box."""
+
+    def directory(self, hosts, slots=None):
+        """A Directory that has read its list, its Scheduler, and what it logged."""
+        logged, loop = [], unittest.mock.Mock()
+        loop.log = lambda level, text: logged.append(text)
+        config = argparse.Namespace(peer=[], hosts=hosts, slots=slots)
+        scheduler = lm.Scheduler(lm.Statistics(), slots or 16, 16, random.Random(0))
+        directory = lm.Directory(config, loop, scheduler, unittest.mock.Mock(peers={}), {})
+        for sock in (directory.resolver.ours, directory.resolver.theirs):
+            self.addCleanup(sock.close)
+        directory.load()
+        return directory, scheduler, logged
+
+    def test_search_order(self):
+        folder, home_folder = new_folder(), new_folder()
+        os.makedirs(home_folder + "/.distcc")
+        write(home_folder + "/.distcc/hosts", "of-home")
+        with unittest.mock.patch.dict(os.environ, HOME=home_folder):
+            self.assertEqual(lm.find_host_list({"DISTCC_HOSTS": "a b"}), ("a b", "DISTCC_HOSTS"))
+            self.assertEqual(lm.find_host_list({"DISTCC_HOSTS": ""}), ("", "DISTCC_HOSTS"))     # even empty
+            self.assertEqual(lm.find_host_list({})[0], "of-home")
+            system = contents("/etc/distcc/hosts").decode()
+            self.assertEqual(lm.find_host_list({"DISTCC_DIR": folder})[0], system)      # instead of ~/.distcc
+            write(folder + "/hosts", "of-dir")
+            self.assertEqual(lm.find_host_list({"DISTCC_DIR": folder})[0], "of-dir")
+
+    def test_limits(self):
+        for text, slots, wanted in (("", None, (16, 16, math.inf)), ("localhost", None, (16, 16, math.inf)),
+                                    ("localhost/2 --localslots=3 --localslots_cpp=5", None, (3, 5, 2)),
+                                    ("--localslots=3", 8, (8, 16, math.inf))):
+            scheduler = self.directory(text, slots)[1]
+            self.assertEqual((scheduler.slots, scheduler.turn_limit, scheduler.home_limit), wanted)
+
+    def test_localslots_cpp(self):
+        scheduler = self.directory("--localslots_cpp=2")[1]
+        scheduler.hosts["h"] = host = lm.Host("h", "h", "distccd", lm.Endpoint(("h", 1)), listed_slots=9)
+        self.assertTrue(host.usable(0.0))
+        jobs = [a_job(scheduler, 1.0, source="%d.c" % i, sized=False) for i in range(5)]
+        scheduler.pump(1.0)
+        self.assertEqual(sum(job.state == "preprocess" for job in jobs), 2)
+
+    def test_warned_once(self):
+        directory, _, logged = self.directory("127.0.0.1:9/7,lzo me@h +zeroconf 127.0.0.2,cpp 127.0.0.3,auth"
+                                              " 127.0.0.4,down")
+        self.assertEqual([(host.key, host.lzo, host.slots()) for host in directory.hosts.values()],
+                         [("127.0.0.1:9", True, 7), ("127.0.0.2:3632", False, 4)])
+        self.assertEqual([line.split(":")[0].split(" ")[0] for line in logged],
+                         ["me@h", "+zeroconf", "127.0.0.2,cpp", "127.0.0.3,auth"])
+        self.assertEqual(sum("ssh -fNL" in line for line in logged), 2)
+        directory.load()
+        self.assertEqual(len(logged), 4)
+
+    def test_status(self):
+        with LoopbackFarm() as farm:
+            daemon = farm.start("--hosts", "me@h")
+            self.assertIn("open an ssh tunnel", daemon.status()["warnings"][0])
+            self.assertIn(b"Host list: me@h: ssh hosts are not used", command("status", sock=daemon.socket).out)
 
 
 class DaemonSignals(FarmCase):
