@@ -5599,10 +5599,10 @@ class Gate:
             if not self.trust.serves(peer):
                 self.turn_away(sock, peer)
                 continue
-            # LMOK, LMWT and TIME are small and waited for. A reply's header and object follow one another at once, as do
-            # a request's and the source: corking them would save a segment a job, and cost two calls. No SO_SNDBUF or
+            # LMOK, LMWT and TIME are small and waited for. A reply's header and object follow one another at once, as
+            # do a request's and the source: corking would save a segment a job and cost two calls. No SO_SNDBUF or
             # SO_RCVBUF: a fixed size ends the kernel's own tuning, which fills a gigabit. No keep-alive: each phase has
-            # its deadline. No TCP_DEFER_ACCEPT: who connects and says nothing is counted, and goes first in a crowd.
+            # its deadline. No TCP_DEFER_ACCEPT: who connects and says nothing is counted, and goes first of many.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection = JobConnection(server, sock, peer, self.loop.now())
             self.make_room(peer)
