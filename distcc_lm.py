@@ -9928,9 +9928,20 @@ def run_checks(checks):
         yield check
 
 
+def settled_status():
+    """The status, once the peers of a daemon that has just started had time to report."""
+    while True:
+        status = ask_daemon("status")
+        unheard = any(host["state"] == "down" and host["report_age_s"] is None and host["kind"] == "peer"
+                      for host in status["hosts"])
+        if not unheard or status["daemon"]["uptime_s"] > PEER_TIMEOUT_S:
+            return status
+        time.sleep(0.1)
+
+
 def check_hosts(compiler):
     """`check`. Exit status: 1 if a host failed, or there is none."""
-    status, sockets = ask_daemon("status"), daemon_sockets()
+    status, sockets = settled_status(), daemon_sockets()
     print("this box: daemon %s at %s, pid %d; sockets tried: %s" % (
         status["version"], status["daemon"]["address"], status["daemon"]["pid"], ", ".join(sockets)))
     hosts = [host for host in status["hosts"] if host["kind"] != "local"]

@@ -8913,6 +8913,68 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(done.out, version)
 
 
+class Readme(unittest.TestCase):
+    """What it says is so: options and variables by the parsers, both ways; commands by running them."""
+
+    def setUp(self):
+        self.here = os.path.dirname(os.path.abspath(PROGRAM))
+        self.text = read_text(self.here + "/README")
+        found = re.split(r"(?m)^(.+)\n-+$", self.text)
+        self.sections = dict(zip(found[1::2], found[2::2]))
+
+    def test_options(self):
+        lm.import_daemon_modules()
+        parser = lm.command_line_parser()
+        commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction)).choices
+        known = {name: {option for action in command._actions for option in action.option_strings
+                        if option.startswith("--")} for name, command in commands.items()}
+        known[""] = {"--version", "--help"}
+        option = r"(?<![\w-])--[a-z][a-z-]*"
+        listed = set(re.findall(r"(?m)^    (%s)" % option, self.sections["The daemon's options"]))
+        self.assertEqual(listed, known["daemon"] - {"--help"})
+        listed = set(re.findall(option, self.sections["Commands"]))
+        others = set().union(*(options for name, options in known.items() if name != "daemon"))
+        self.assertEqual(listed, others)
+        self.assertEqual({name for name in commands if "distcc_lm.py %s" % name not in self.sections["Commands"]}, set())
+        used = set(re.findall(r"distcc_lm\.py (?:[a-z]+ )?(--[a-z-]+)", self.text))
+        self.assertLessEqual(used, set().union(*known.values()))
+
+    def test_variables(self):
+        read = set(re.findall(r"DISTCC_LM_[A-Z_]+", read_text(PROGRAM)))
+        listed = re.findall(r"(?m)^    (DISTCC_LM_[A-Z_]+)", self.sections["The client's environment"])
+        self.assertEqual(sorted(listed), sorted(read))
+
+    def commands_of(self, section):
+        """Its lines that begin with a prompt, those that go on with a backslash as one."""
+        return [re.sub(r"\\\n +", " ", command) for command in
+                re.findall(r"(?m)^    \$ ((?:.*\\\n)*.*)$", self.sections[section])]
+
+    @needs("gcc", "make", "ccache", "cmake", "meson", "ninja")
+    def test_commands(self):
+        sections = [name for name in self.sections if self.commands_of(name)]
+        self.assertEqual(sections, ["Quick start", "A farm of three", "In builds"])
+
+        def check(name):
+            folder = new_folder()
+            for file in ("distcc_lm.py", "test_distcc_lm.py", "Makefile", "README", "LICENSE"):
+                shutil.copy(self.here + "/" + file, folder)
+            env = environment(HOME=folder, PYTHON=sys.executable, TMPDIR="/tmp")
+            script = write(folder + "/commands", "\n".join(self.commands_of(name)) + "\n")
+            try:
+                done = run(["bash", "-ex", script], folder, env, timeout=240)
+            finally:
+                for path in glob.glob(folder + "/*.pid"):
+                    with contextlib.suppress(OSError, ValueError):
+                        os.kill(int(read_text(path)), signal.SIGKILL)
+            return name, done
+        for name, done in together(sections, check):
+            with self.subTest(name):
+                self.assertEqual(done.code, 0, (done.err.decode("utf-8", "replace") + done.out.decode())[-3000:])
+                for words in {"Quick start": ("hello", "Sent to 127.60.1.2", "1 host, 0 failed", "parts"),
+                              "A farm of three": ("2 hosts, 0 failed", "no job of others is left")}.get(name, ()):
+                    self.assertIn(words, done.out.decode())
+
+
 # ==== Both ways through a farm: each command by the bare compiler, then by the client, in the same folder =============
 # The worker sees none of the sources: an empty tmpfs lies over them there (as root), and Landlock keeps the compilers
 # in. A row is a command line as a shell reads it, and can be pasted from a failure into FOUND_ROWS.
