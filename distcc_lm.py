@@ -2547,6 +2547,8 @@ class Statistics:
 
     def __init__(self):
         self.hosts = {}                             # key of a host: HostFigures
+        self.known_hosts = self.known_at_median = 0     # that have shown their speed, now and at the last median
+        self.median_k = MS_PER_KB_PRIOR / 1e3       # their median: what a new one starts with
         self.contention, self.classes, self.sources = Contention(), Classes(), Sources()
         self.memory = PeakMemory()
         self.preprocess = Mean()                    # seconds of preprocessing per job on this box
@@ -2554,25 +2556,34 @@ class Statistics:
 
     def host(self, key):
         if key not in self.hosts:
-            self.hosts[key] = HostFigures()
-            self.spread_median()
+            self.hosts[key] = figures = HostFigures()
+            figures.prior_k = self.median_k
         return self.hosts[key]
 
-    def spread_median(self):
+    def one_more_known(self):
+        """Another host has shown its speed. The median is worked out anew as these grow in number by a tenth: of a
+        thousand hosts that takes a millisecond."""
+        self.known_hosts += 1
+        if self.known_hosts >= 1.1 * self.known_at_median:
+            self.take_median()
+
+    def take_median(self):
         """A host of which nothing is known is taken to be as fast as the others."""
         known = sorted(host.k() for host in self.hosts.values() if host.known())
-        for host in self.hosts.values():
-            if known and not host.samples and not host.told:
-                host.prior_k = known[len(known) // 2]
+        self.known_hosts = self.known_at_median = len(known)
+        if known:
+            self.median_k = known[len(known) // 2]
+            for host in self.hosts.values():
+                if not host.samples and not host.told:
+                    host.prior_k = self.median_k
 
     def told(self, key, kb_sum, cpu_s):
         """A host has published its own sums: so a newcomer is known to all once it has run some jobs for anybody."""
         host = self.host(key)
         if kb_sum > KB_PRIOR and not host.samples:
-            host.prior_k, news = cpu_s / kb_sum, not host.told
-            host.told = True
+            news, host.prior_k, host.told = not host.told, cpu_s / kb_sum, True
             if news:
-                self.spread_median()
+                self.one_more_known()
 
     def weight(self, size_kb, job_class, source_key):
         """KB of the mean class that take as long as this job, on any host: KB * m."""
@@ -2635,7 +2646,7 @@ class Statistics:
         host.kb_sum = host.kb_sum * fade + figures.size_kb
         host.samples += 1
         if host.samples == UNKNOWN_HOST_RESULTS and not host.told:
-            self.spread_median()
+            self.one_more_known()
         host.drift += (math.log(residual / (known[0] if known else 1.0)) - host.drift) * DRIFT_DECAY
         if abs(host.drift) > DRIFT_LIMIT:           # the host has changed: what was learnt is scaled, not forgotten
             change = math.exp(host.drift)
@@ -2689,6 +2700,7 @@ class Statistics:
                                 for key, (factor, size) in list(data["sources"].items())[:SOURCES_REMEMBERED]}
             new.memory.rows = {str(name): [checked_number(mb) for mb in row[-MEMORY_JOBS_KEPT:]]
                                for name, row in list(data["memory"].items())[:Classes.MOST]}
+            new.take_median()
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError("no state of this program: %s" % error) from None
         return new
@@ -3366,21 +3378,16 @@ class Roster(dict):
                 if host.key not in excluded and self.serves(host, frame.kind, now)]
 
     def candidates(self, frame, now, excluded=()):
-        """Hosts with room: all where they are few, else CANDIDATES_DRAWN drawn by speed."""
-        if frame.few() or len(frame.roomy) <= CANDIDATES_ALL_MAX:
-            return [host for host in list(frame.roomy) if self.free(frame, host, now) and host.key not in excluded]
+        """Hosts with room: all where they are few, else up to CANDIDATES_DRAWN drawn by speed."""
         found = {}
-        for tries in range(10):
-            if tries < 5:
-                drawn = self.rng.choices(frame.hosts, cum_weights=frame.totals, k=CANDIDATES_DRAWN)
-            else:                           # most of them are full: among those that may not be
-                drawn = self.rng.sample(list(frame.roomy), min(CANDIDATES_DRAWN, len(frame.roomy)))
-            for host in drawn:
-                if host in frame.roomy and self.free(frame, host, now) and host.key not in excluded:
+        if not frame.few():
+            for host in self.rng.choices(frame.hosts, cum_weights=frame.totals, k=4 * CANDIDATES_DRAWN):
+                if (len(found) < CANDIDATES_DRAWN and host in frame.roomy and self.free(frame, host, now)
+                        and host.key not in excluded):
                     found[host] = None
-            if len(found) >= CANDIDATES_DRAWN:
-                break
-        return list(found)[:CANDIDATES_DRAWN]
+        if not found:                       # few, or most of them full: all that have room
+            found = [host for host in list(frame.roomy) if self.free(frame, host, now) and host.key not in excluded]
+        return list(found) if frame.few() else list(found)[:CANDIDATES_DRAWN]
 
     def directives(self, identity, now):
         """Whether enough of the hosts with this compiler take -fdirectives-only over a link that carries it."""

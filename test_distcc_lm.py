@@ -2101,7 +2101,9 @@ class Speed(unittest.TestCase):
         learnt(1.0, statistics=statistics, key="a")
         learnt(8.0, statistics=statistics, key="b")
         learnt(2.0, statistics=statistics, key="c")
-        self.assertAlmostEqual(statistics.host("new").k() * 1e3, statistics.host("c").k() * 1e3)    # the median
+        self.assertAlmostEqual(statistics.host("new").k(), statistics.median_k)
+        statistics = lm.Statistics.from_dict(statistics.to_dict())
+        self.assertAlmostEqual(statistics.host("new").k(), statistics.host("c").k())                # the median
 
     def test_prior_follows(self):
         """A host that was there before anything was known is taken for as fast as the others, once these are known."""
@@ -3213,6 +3215,82 @@ class Exploring(unittest.TestCase):
         small = a_job(scheduler, 1, source="3")
         scheduler.refused(asked[1], "memory", "", 1)
         self.assertEqual((large.excluded, small.excluded, scheduler.hosts["a"].failures), ({"a"}, set(), 0))
+
+
+class Rosters(unittest.TestCase):
+    """Frames of hosts to draw from: kept up to date at each event, and at one point of time without looking at all."""
+    KIND = (IDENTITY, lm.MODE_PLAIN, False)
+
+    def roster(self, count, slots=4):
+        scheduler = a_scheduler(*(("h%d" % i, slots) for i in range(count)))
+        return scheduler, scheduler.hosts, scheduler.hosts.frame(self.KIND, 0)
+
+    def test_room_again(self):
+        """However a host comes to have room again, it is a candidate at once."""
+        for how in ("lease ends", "request ends", "report"):
+            scheduler, roster, frame = self.roster(1, slots=1)
+            host, job = roster["h0"], a_job(scheduler, 0)
+            (_, request), = done_actions(scheduler, 0, "ask")
+            if how == "lease ends":
+                scheduler.granted(request, 1, 0)
+            if how == "report":
+                scheduler.parked(request, 0)
+            self.assertEqual(roster.candidates(frame, 0), [])
+            self.assertEqual((list(frame.roomy), roster.any_free(self.KIND, 0)), ([], False))
+            if how == "report":
+                scheduler.report(host, host_load(1), 0)
+            else:
+                scheduler.cancelled(job, 0)
+                scheduler.pump(0)
+            self.assertEqual((how, roster.candidates(frame, 0)), (how, [host]))
+            self.assertIs(roster.frame(self.KIND, 0), frame)                # nothing was built anew
+
+    def test_comes_and_goes(self):
+        scheduler, roster, frame = self.roster(2)
+        late = lm.Host("late", "late", "peer", lm.Endpoint(("late", 3632)))
+        roster["late"] = late
+        self.assertNotIn(late, roster.sample(frame, 0))
+        scheduler.report(late, host_load(), 0)                              # from the first report on
+        self.assertIn(late, roster.sample(frame, 0))
+        gone = roster.pop("h0")
+        self.assertNotIn(gone, roster.sample(frame, 0) + roster.candidates(frame, 0))
+        late.fails("connect", "", 0)
+        self.assertEqual([host.key for host in roster.sample(frame, 0)], ["h1"])
+        self.assertFalse(roster.any(self.KIND, 0, {"h1"}))
+        now = lm.BACKOFF_FIRST_S + lm.ROSTER_INTERVAL_S + 0.1               # found again as time passes
+        self.assertEqual({host.key for host in roster.sample(roster.frame(self.KIND, now), now)}, {"h1", "late"})
+
+    def test_drawn(self):
+        """Of many a few are drawn, in proportion to their speed, and none that is full."""
+        scheduler, roster, frame = self.roster(100)
+        for host in list(roster.values())[:90]:
+            host.full = True
+        for host in list(roster.values())[95:]:
+            scheduler.statistics.host(host.key).prior_k *= 10
+        frame, drawn = roster.frame(self.KIND, 0.3), collections.Counter()
+        for _ in range(400):
+            found = roster.candidates(frame, 0.3)
+            self.assertTrue(1 <= len(set(found)) == len(found) <= lm.CANDIDATES_DRAWN)
+            drawn.update(int(host.key[1:]) for host in found)
+        self.assertGreater(min(drawn), 89)
+        fast, slow = (sum(drawn[i] for i in numbers) for numbers in (range(90, 95), range(95, 100)))
+        self.assertGreater(fast, 1.2 * slow)
+        self.assertEqual(set(drawn), set(range(90, 100)))
+
+    def test_nearly_full(self):
+        """The last host with room among a thousand is found."""
+        scheduler, roster, _ = self.roster(1000)
+        for host in list(roster.values())[:999]:
+            host.full = True
+        frame = roster.frame(self.KIND, 0)
+        self.assertEqual(roster.candidates(frame, 0), [roster["h999"]])
+        self.assertEqual(list(frame.roomy), [roster["h999"]])
+
+    def test_frames_bounded(self):
+        scheduler, roster, frame = self.roster(1)
+        for i in range(lm.FRAMES_KEPT + 9):
+            roster.frame((b"%08d" % i, lm.MODE_PLAIN, False), 0)
+        self.assertEqual(len(roster.frames), lm.FRAMES_KEPT)
 
 
 class Hedging(unittest.TestCase):
