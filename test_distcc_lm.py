@@ -11202,7 +11202,7 @@ class InProcess:
         asked.challenge, asked.dialled = b"01234567", b"127.0.0.1:3632"
         key = lm.Secret(KEY)
         streams[lm.decode_opening].append(asked.encode(key.seal(b"request")))
-        streams[lm.decode_admission].append(lm.encode_granted(5, key.seal(b"granted")))
+        streams[lm.decode_admission].append(lm.encode_granted(5, 0, key.seal(b"granted")))
         packets = [some_load().encode(), lm.Load().encode(), sealed.encode(key.seal(b"report"))]
         hosts = [b"localhost/2 10.0.0.1:3632/8,lzo [::1]:99/2 # comment\nh2=3,cpp,lzo --randomize +zeroconf me@h"]
         state = [json.dumps(lm.Statistics().to_dict()).encode(), json.dumps(some_state().to_dict()).encode()]
@@ -11210,7 +11210,7 @@ class InProcess:
                  b'# 1 "/usr/include/x.h" 3\n#define X push_macro\n#if 0\n\'\n#endif\n_Pragma("once")\n']
         self.targets = [(decode.__name__, seeds, functools.partial(self.stream, decode))
                         for decode, seeds in streams.items()]
-        self.targets += [("Load.parse", packets, self.packet), ("parse_host_list", hosts, self.hosts),
+        self.targets += [("Load.parse", packets, self.packet), ("HostList", hosts, self.hosts),
                          ("Statistics.from_dict", state, self.state), ("text of a source", texts, self.text),
                          ("split_at_file", [b"-O2 'a b' \"c\\\"d\" \\ x\n"], self.at_file),
                          ("analyze", None, check_analyzed), ("serve_args", None, check_served),
@@ -11248,7 +11248,8 @@ class InProcess:
 
     @staticmethod
     def hosts(data):
-        entries, warnings = lm.parse_host_list(data.decode("utf-8", "replace"))
+        found = lm.HostList(data.decode("utf-8", "replace"))
+        entries, warnings = found.entries, found.warnings
         return "%s hosts, %s warnings" % (len(entries) and "some", len(warnings) and "some")
 
     @staticmethod
