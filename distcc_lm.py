@@ -5323,6 +5323,7 @@ class Trust:
 
     def __init__(self, config):
         self.config, self.allow, self.use = config, config.allow, config.use    # [network]; [(network, port)]
+        self.standings = {}                         # address: standing(); options do not change
         self.peers = {}                             # Endpoint: key of the Host
         self.secret = None
         self.serves_plain = True                    # distcc clients
@@ -5336,14 +5337,21 @@ class Trust:
                 self.secret = Secret(key)
             self.serves_plain = self.config.plain
 
-    def serves(self, address):
-        ip = ipaddress.ip_address(address)
-        return any(ip in network for network in self.allow)
+    def standing(self, address):
+        """(whether --allow serves this address; the port to send jobs to, where --use covers it, else None).
+        Remembered: ipaddress takes a third of the time of a report."""
+        found = self.standings.get(address)
+        if found is None:
+            ip = ipaddress.ip_address(address)
+            found = (any(ip in network for network in self.allow),
+                     next((port for network, port in self.use if ip in network), None))
+            if len(self.standings) >= REPORTERS_MOST:
+                self.standings.clear()
+            self.standings[address] = found
+        return found
 
-    def used_port(self, address):
-        """The port to send jobs to, where --use covers the address; else None."""
-        ip = ipaddress.ip_address(address)
-        return next((port for network, port in self.use if ip in network), None)
+    def serves(self, address):
+        return self.standing(address)[0]
 
     def wrong_key(self, address, now):
         """Note it. Whether this is news."""
@@ -5993,7 +6001,7 @@ class Reports:
     def take(self, packet, address, port, now):
         """Merge one packet. From whom it is believed is decided before it is looked at."""
         known = self.trust.peers.get(Endpoint((address, port)))
-        used, served, secret = self.trust.used_port(address), self.trust.serves(address), self.trust.secret
+        (served, used), secret = self.trust.standing(address), self.trust.secret
         if secret and packet[:4] == PACKET_MAGIC and not secret.right(b"report", *unseal(packet)):
             self.distrust(known, served, address, port, now)
             return

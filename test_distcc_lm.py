@@ -12084,37 +12084,68 @@ def bench_memory(size_mb=200):
                 time.monotonic() - begun), flush=True)
 
 
-def bench_peers(count=1000, seconds=20):
-    """One process that reports as so many peers, each second."""
-    with LoopbackFarm() as farm:
-        port = 3632
-        daemon = farm.start("--listen", "127.50.255.1:%d" % port, "--use", "127.50.0.0/17:%d" % port, "--log-level",
-                            "warning")
-        socks = []
+class ManyPeers:
+    """One process that reports as so many peers of a daemon, each from an address of its own."""
+
+    def __init__(self, count, target, key=None):
+        self.secret, self.rows = lm.Secret(key) if key else None, []
         for i in range(count):
             sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            sock.bind(("127.50.%d.%d" % (i // 200, 1 + i % 200), port))
-            sock.connect(("127.50.255.1", port))
-            socks.append((sock, lm.Load(instance=os.urandom(8), boot=os.urandom(16), port=port, cores=16, slots=20,
-                                        running=3, interval_ms=1000, identities=[os.urandom(8) for _ in range(4)],
-                                        memory_mb=9999)))
-        begun, before, sent = time.monotonic(), None, 0
-        while sent < count * seconds:
-            sock, load = socks[sent % count]
-            load.sequence += 1
-            with contextlib.suppress(OSError):
-                sock.send(load.encode())
+            sock.bind(("127.50.%d.%d" % (i // 200, 1 + i % 200), target[1]))
+            sock.connect(target)
+            self.rows.append((sock, lm.Load(instance=os.urandom(8), boot=os.urandom(16), port=target[1], cores=16,
+                                            slots=20, running=3, interval_ms=1000, memory_mb=9999,
+                                            identities=[os.urandom(8) for _ in range(4)])))
+
+    def report(self, sock, load):
+        load.sequence += 1
+        if self.secret:
+            load.challenge = self.secret.challenge
+        with contextlib.suppress(OSError):
+            sock.send(load.encode(self.secret.seal(b"report") if self.secret else None))
+
+    def prove(self):
+        """Echo the daemon's challenge, which it sends to who has the key."""
+        sock, load = self.rows[0]
+        sock.settimeout(10)
+        self.report(sock, load)
+        challenge = lm.Load.parse(sock.recv(2000)).challenge
+        for _, each in self.rows:
+            each.echoes = [challenge]
+
+    def run(self, seconds):
+        """Each once a second, evenly."""
+        begun, sent = time.monotonic(), 0
+        while sent < len(self.rows) * seconds:
+            self.report(*self.rows[sent % len(self.rows)])
             sent += 1
-            if sent == 5 * count:
-                before = cpu_seconds(daemon.pid), time.monotonic()
-            time.sleep(max(0.0, begun + sent / count - time.monotonic()))
-        used = (cpu_seconds(daemon.pid) - before[0]) / (time.monotonic() - before[1])
-        up = sum(host["state"] == "up" for host in daemon.status()["hosts"])
-        rss = int(re.search(r"VmRSS:\s+(\d+)", contents("/proc/%d/status" % daemon.pid).decode()).group(1)) / 1024
-        for sock, _ in socks:
+            time.sleep(max(0.0, begun + sent / len(self.rows) - time.monotonic()))
+
+    def close(self):
+        for sock, _ in self.rows:
             sock.close()
-        print("%d peers a second, %d up: %.1f %% of a core (bound 5), %.0f MB (bound 30)" % (
-            count, up - 1, used * 100, rss), flush=True)
+
+
+def bench_peers(count=1000):
+    """A daemon's CPU and memory for so many peers that report each second, without and with a secret."""
+    key = new_folder() + "/key"
+    write(key, b"0123456789abcdef0123456789abcdef", 0o600)
+    for secret in (False, True):
+        with LoopbackFarm() as farm:
+            options = ("--secret-file", key) if secret else ("--use", "127.50.0.0/17:3632")
+            daemon = farm.start("--listen", "127.50.255.1:3632", "--log-level", "warning", *options)
+            peers = ManyPeers(count, ("127.50.255.1", 3632), contents(key) if secret else None)
+            if secret:
+                peers.prove()
+            peers.run(4)
+            before, begun = cpu_seconds(daemon.pid), time.monotonic()
+            peers.run(12)
+            used = (cpu_seconds(daemon.pid) - before) / (time.monotonic() - begun)
+            rss = int(re.search(r"VmRSS:\s+(\d+)", contents("/proc/%d/status" % daemon.pid).decode()).group(1))
+            up = sum(host["state"] == "up" for host in daemon.status()["hosts"]) - 1
+            peers.close()
+            print("%d peers a second, %s: %d up, %.1f %% of a core (bound 5), %.0f MB (bound 30)" % (
+                count, "authenticated" if secret else "no secret", up, used * 100, rss / 1024), flush=True)
 
 
 def bench_waiting(count=300):
