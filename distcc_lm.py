@@ -2715,6 +2715,16 @@ def checked_number(x, least=0.0, most=1e18):
 # ==== 6. Scheduler ==================================================================================================
 # Where a job goes, who is next, and how many jobs a server takes. No IO, no clock: methods take `now` (monotonic
 # seconds) and append what is to be done to `actions`; the daemon carries that out. Uses 1 to 5.
+#
+# Who is next, on both sides:   FairShare ranks users, FairQueue is a line of those who wait, Pool a number of places.
+# The server decides:           Admission gives out its slots, each a Holder, and parks requests where there are none.
+# The submitter guesses:        a Job waits in the Group of its like, for which Requests stand at Hosts; Roster says which
+#                               Hosts are worth a look, Placement what each would cost. Ledger keeps the books, Chooser
+#                               asks, Scheduler looks after what takes too long.
+#
+# A job on the way:  hello -> turn -> sized -> queue -> ask_one ... granted -> finished, or failed -> queue again
+#                      |                        |                       |
+#                      +--------- go_home ------+-----------------------+-> local -> local_ended
 
 class FairShare:
     """Who is next among keys (a uid, or submitter and uid): fewest active jobs, then least CPU in the last minute."""
@@ -3737,8 +3747,8 @@ class Chooser(Ledger):
             host.misfits[request.group[1]] = now
         elif name in BLAMELESS or name == "memory" and request.memory_mb > MEMORY_PER_JOB_MB:
             for job in group.queue:                 # for the job's sake: it and its like are not offered there again
-                if ((name != "too-large" or job.size_kb >= request.size_kb)
-                        and (name != "memory" or job.memory_mb >= request.memory_mb)):
+                if {"too-large": job.size_kb >= request.size_kb,
+                        "memory": job.memory_mb >= request.memory_mb}.get(name, True):
                     job.excluded.add(host.key)
         else:
             host.fails(name, text, now)
