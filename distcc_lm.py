@@ -2718,9 +2718,9 @@ def checked_number(x, least=0.0, most=1e18):
 #
 # Who is next, on both sides:   FairShare ranks users, FairQueue is a line of those who wait, Pool a number of places.
 # The server decides:           Admission gives out its slots, each a Holder, and parks requests where there are none.
-# The submitter guesses:        a Job waits in the Group of its like, for which Requests stand at Hosts; Roster says which
-#                               Hosts are worth a look, Placement what each would cost. Ledger keeps the books, Chooser
-#                               asks, Scheduler looks after what takes too long.
+# The submitter guesses:        a Job waits in the Group of its like, for which Requests stand at Hosts; Roster says
+#                               which Hosts are worth a look, Placement what each would cost. Ledger keeps the books,
+#                               Chooser asks, Scheduler looks after what takes too long.
 #
 # A job on the way:  hello -> turn -> sized -> queue -> ask_one ... granted -> finished, or failed -> queue again
 #                      |                        |                       |
