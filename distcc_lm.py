@@ -270,69 +270,60 @@ RESULT_TEXT_BYTES = 400
 # ==== 2. Ground =====================================================================================================
 # Reasons and small records that all sections share. No IO.
 
-class Reason:
-    """Why something was refused or done locally: the same name in log, statistics, `why`, `explain` and `status`."""
-    __slots__ = ("name", "text")
-
-    def __init__(self, name, text):
-        self.name, self.text = name, text
-
-    def __repr__(self):
-        return "Reason(%r)" % self.name
-
-
-REASONS = {name: Reason(name, text) for name, text in (
+# Why something was refused or done locally: the same name in log, statistics, `why`, `explain` and `status`, each with
+# its text. LOCAL_REASONS join them.
+REASONS = {
     # a server's refusals (LMNO)
-    ("draining", "the host takes no new jobs"),
-    ("memory", "the host is short of memory"),
-    ("disk", "the host is short of disk space"),
-    ("not-allowed", "the host does not serve this address"),
-    ("compiler-unknown", "the host does not offer this compiler"),
-    ("mode", "the host cannot take this kind of job"),
-    ("argument", "the host refuses an argument"),
-    ("too-large", "the job is larger than the host takes"),
-    ("version", "the host speaks another version"),
-    ("lease-over", "the reservation lapsed before the job came"),
-    ("overloaded", "the host has too many connections"),
-    ("timeout", "the compile took longer than the host allows"),
-    ("spawn", "the host could not start the compiler"),
-    ("protocol", "what came is not the protocol"),
-    ("bad-mac", "the host has another key, or one side has none (--secret-file)"),
-    ("restarted", "the host has forgotten who asks, since a restart"),
-    ("relayed", "the request came to another address than it was made for: NAT, or a relay between"),
-    ("replayed", "the request was seen before"),
+    "draining": "the host takes no new jobs",
+    "memory": "the host is short of memory",
+    "disk": "the host is short of disk space",
+    "not-allowed": "the host does not serve this address",
+    "compiler-unknown": "the host does not offer this compiler",
+    "mode": "the host cannot take this kind of job",
+    "argument": "the host refuses an argument",
+    "too-large": "the job is larger than the host takes",
+    "version": "the host speaks another version",
+    "lease-over": "the reservation lapsed before the job came",
+    "overloaded": "the host has too many connections",
+    "timeout": "the compile took longer than the host allows",
+    "spawn": "the host could not start the compiler",
+    "protocol": "what came is not the protocol",
+    "bad-mac": "the host has another key, or one side has none (--secret-file)",
+    "restarted": "the host has forgotten who asks, since a restart",
+    "relayed": "the request came to another address than it was made for: NAT, or a relay between",
+    "replayed": "the request was seen before",
     # what a submitter notices
-    ("connect", "the host cannot be reached"),
-    ("silent", "the host went silent"),
-    ("closed", "the host closed the connection"),
-    ("stalled", "the host stopped in the middle"),
-    ("garbage", "the host's answer makes no sense"),
-    ("killed", "the compiler was killed there"),
-    ("out-of-memory", "the compiler ran out of memory there"),
+    "connect": "the host cannot be reached",
+    "silent": "the host went silent",
+    "closed": "the host closed the connection",
+    "stalled": "the host stopped in the middle",
+    "garbage": "the host's answer makes no sense",
+    "killed": "the compiler was killed there",
+    "out-of-memory": "the compiler ran out of memory there",
     # why a distributable job ran locally
-    ("no-daemon", "no daemon answers on this box"),
-    ("no-host", "no host is up that offers this compiler"),
-    ("hosts-failed", "the hosts that were tried failed"),
-    ("late", "it took far longer than predicted on its host, and was the last of the build"),
-    ("local-is-faster", "this box has a free core and the farm has none"),
-    ("messages", "the compiler wrote messages, which need the sources"),
-    ("compile-error", "the remote compile failed; done again here for its messages"),
-    ("compiler-failed", "the remote compiler failed without a word about the source; done again here"),
-    ("remembered", "this file with these flags went wrong remotely before"),
-    ("preprocessor", "the preprocessor failed; done again here for its messages"),
-    ("environment", "an environment variable changes what the compiler does"),
-    ("output-special", "the output is no regular file"),
-    ("compiler-script", "the compiler is a script or cannot be identified"),
-    ("directives-only", "the source does not bear -fdirectives-only"),
-    ("long-command", "the command line is too long to send"),
-)}
+    "no-daemon": "no daemon answers on this box",
+    "no-host": "no host is up that offers this compiler",
+    "hosts-failed": "the hosts that were tried failed",
+    "late": "it took far longer than predicted on its host, and was the last of the build",
+    "local-is-faster": "this box has a free core and the farm has none",
+    "messages": "the compiler wrote messages, which need the sources",
+    "compile-error": "the remote compile failed; done again here for its messages",
+    "compiler-failed": "the remote compiler failed without a word about the source; done again here",
+    "remembered": "this file with these flags went wrong remotely before",
+    "preprocessor": "the preprocessor failed; done again here for its messages",
+    "environment": "an environment variable changes what the compiler does",
+    "output-special": "the output is no regular file",
+    "compiler-script": "the compiler is a script or cannot be identified",
+    "directives-only": "the source does not bear -fdirectives-only",
+    "long-command": "the command line is too long to send",
+}
 
 BLAMELESS = frozenset(("lease-over", "argument", "compiler-unknown", "too-large", "mode"))  # no back-off for the host
 
 
 def reason_text(name):
     """The sentence for a reason's name; the name itself where it is not in the table (a later version's)."""
-    return REASONS[name].text if name in REASONS else name
+    return REASONS.get(name, name)
 
 
 class Endpoint(tuple):
@@ -2343,7 +2334,7 @@ assert set(SUFFIXES.values()) | set(CXX_DRIVER.values()) <= set(STAGE_2), "a lan
 assert set((*SUFFIX_REASONS.values(), *LANGUAGE_REASONS.values(), *MODES)) <= set(LOCAL_REASONS)
 assert all(OPTIONS[short][1] == 1 for short in LONG_WITH_VALUE.values()), "a long spelling of a word without value"
 
-REASONS.update((name, Reason(name, text)) for name, text in LOCAL_REASONS.items())
+REASONS.update(LOCAL_REASONS)
 
 
 # ---- compiler identity
@@ -3012,7 +3003,7 @@ class Host:
         """(state, reason) as in `status`: up, busy, draining, suspect or down."""
         if self.kind == "peer":
             if self.distrusted is not None and self.silent(now):
-                return "down", REASONS["bad-mac"].text
+                return "down", REASONS["bad-mac"]
             if self.version is not None and (self.report_at is None or self.silent(now)):
                 return "down", "speaks version %d of our protocol, this daemon %d" % (self.version, PROTOCOL_MAJOR)
             if self.report_at is None:
@@ -3020,7 +3011,7 @@ class Host:
             if self.silent(now):
                 return "down", "no load report for %d s" % (now - self.report_at)
             if self.load.state == STATE_DRAINING:
-                return "draining", REASONS["draining"].text
+                return "draining", REASONS["draining"]
             if self.load.state == STATE_SHORT:
                 return "busy", "short of memory or disk"
         if self.retired:
@@ -7796,6 +7787,13 @@ def client_part(source):
     return ast.Module([node for node in body if node in kept], [])
 
 
+def without_lines(code):
+    """Without the table of line numbers, a fifth of it, which only tracebacks need: 0.1 ms of a client's start."""
+    table = "co_linetable" if hasattr(code, "co_linetable") else "co_lnotab"
+    parts = tuple(without_lines(part) if isinstance(part, type(code)) else part for part in code.co_consts)
+    return code.replace(co_consts=parts, **{table: b""})
+
+
 def client_cache():
     """(path of the client's compiled part, the stamp that it must bear): what the header of this file looks for."""
     import importlib.util
@@ -7825,7 +7823,7 @@ def compile_this_file():
         py_compile.compile(path, doraise=True)
         name, stamp = client_cache()
         with open(path, encoding="utf-8") as file:
-            code = compile(client_part(file.read()), path, "exec", dont_inherit=True)
+            code = without_lines(compile(client_part(file.read()), path, "exec", dont_inherit=True))
         with open(name + ".new", "wb") as file:
             file.write(marshal.dumps((stamp, code)))
         os.replace(name + ".new", name)
@@ -8594,14 +8592,16 @@ class SourceText:
 
     def stage_1(self, argv):
         """Run it. Whether it ended well and without a message."""
-        command, environ = self.command, self.invocation.environ
+        command, environ = self.command, dict(self.invocation.environ)
+        if command.family == "gcc":
+            environ[b"LC_ALL"] = b"C"                       # its words are shown to nobody: 0.1 ms
         names = {STAND_IN_SOURCE: command.source, STAND_IN_BASE: basename(command.source),
                  STAND_IN_TARGET: command.target}
         self.fd, messages = scratch_file("text"), scratch_file("messages")
         if command.depfile is not None:
             self.depend_fd, names[STAND_IN_DEPFILE] = place = self.inherited_file("dependencies")
-            changes = command.preprocess_environ(place[1]).items()
-            environ = {**environ, **{encode_system(name): encode_system(value) for name, value in changes}}
+            for name, value in command.preprocess_environ(place[1]).items():
+                environ[encode_system(name)] = encode_system(value)
         if STAND_IN_LIST in argv:
             self.list_fd, names[STAND_IN_LIST] = self.inherited_file("files")
         status = self.invocation.spawn([names.get(word, word) for word in argv], environ, [self.fd, messages])
