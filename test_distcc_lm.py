@@ -12472,6 +12472,38 @@ def descendants(pid):
     return found
 
 
+class Link:
+    """A network namespace for the submitting box, behind a link of so many Mbit/s. Missing where that cannot be had."""
+
+    def __init__(self, mbit):
+        self.name = "dlm-%d" % os.getpid()
+        self.near, self.net = self.name[:12] + "-a", "10.213.%d." % random.randint(1, 250)
+        far = self.name[:12] + "-b"
+        shape = "tbf rate %dmbit burst 64kb latency 100ms" % mbit
+        try:
+            for line in ("ip netns add %s" % self.name, "ip link add %s type veth peer name %s" % (self.near, far),
+                         "ip link set %s netns %s" % (far, self.name), "ip link set %s up" % self.near,
+                         "tc qdisc add dev %s root %s" % (self.near, shape),
+                         "ip netns exec %s tc qdisc add dev %s root %s" % (self.name, far, shape),
+                         "ip -n %s link set lo up" % self.name, "ip -n %s link set %s up" % (self.name, far),
+                         "ip -n %s addr add %s100/24 dev %s" % (self.name, self.net, far),
+                         *("ip addr add %s%d/24 dev %s" % (self.net, i, self.near) for i in range(1, 10))):
+                subprocess.run(line.split(), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        except (OSError, subprocess.CalledProcessError) as error:
+            self.close()
+            raise Missing("no link of %d Mbit/s: %s %s" % (mbit, error, getattr(error, "stderr", b""))) from None
+        self.words = ["nsenter", "--net=/run/netns/" + self.name]
+
+    def close(self):
+        subprocess.run(["ip", "link", "del", self.near], stderr=subprocess.DEVNULL)
+        subprocess.run(["ip", "netns", "del", self.name], stderr=subprocess.DEVNULL)
+
+
+def wrapped(words):
+    """A copy of the program that is started through other programs, or a line of sh."""
+    return write(new_folder() + "/distcc_lm", "#!/bin/sh\n%s %s \"$@\"\n" % (words, program()), 0o755)
+
+
 # ---- scenarios
 
 EQUAL = tuple((cores, 1.0) for cores in (9, 9, 8, 8, 8))
@@ -12480,7 +12512,6 @@ EVENT_S = 4.0                           # after the start of the build something
 CAP = 6                                 # times the list bound: a build that takes longer is ended
 FLUID_S = 24.0                          # the fluid bound of 300 jobs
 JOBS = 300
-MEAN_KB = 300.0                         # of a preprocessed source
 
 
 class Scenario:
@@ -12493,6 +12524,8 @@ class Scenario:
         self.cold = more.get("cold", False)                         # ours has never heard of these hosts
         self.huge = more.get("huge", 0)                             # files at the end that take five times the mean
         self.late = more.get("late", False)                         # all but the first build begin later and count
+        self.mbit = more.get("mbit")                                # the submitting box's link
+        self.mean_kb = more.get("mean_kb", 300.0)                   # of a preprocessed source
 
 
 FARM_SCENARIOS = {
@@ -12507,6 +12540,7 @@ FARM_SCENARIOS = {
     "greedy": Scenario(1.30, builds=((400, 200), (40, 10), (40, 10), (40, 10)), late=True),
     "tail": Scenario(None, UNEQUAL, huge=4),
     "cold": Scenario(None, UNEQUAL, ((40, 48),), cold=True),
+    "link": Scenario(None, mbit=100, mean_kb=900.0),
 }
 
 
@@ -12567,14 +12601,16 @@ class FarmRun:
         self.rng = random.Random("%s %d" % (name, seed))
         speed = sum(cores * speed for cores, speed in self.scenario.hosts)
         self.mean = FLUID_S * speed / JOBS              # seconds of the mean job
-        self.ms_per_kb = self.mean * 1e3 / MEAN_KB
+        self.ms_per_kb = self.mean * 1e3 / self.scenario.mean_kb
         self.works = []
         for count, _ in self.scenario.builds:
             works = draw_works(self.rng, count, self.mean, self.ms_per_kb)
             huge = self.scenario.huge
-            self.works.append(works[:count - huge] + [(5 * self.mean, 5 * MEAN_KB)] * huge)
+            self.works.append(works[:count - huge] + [(5 * self.mean, 5 * self.scenario.mean_kb)] * huge)
         self.hosts = [SimHost(*row) for row in self.scenario.hosts]
-        self.address = "127.%d.%d." % (self.rng.randint(20, 250), self.rng.randint(1, 250))
+        self.link = Link(self.scenario.mbit) if self.scenario.mbit else None
+        self.address = self.link.net if self.link else "127.%d.%d." % (self.rng.randint(20, 250), seed % 250)
+        self.prefix = self.link.words if self.link else []
         self.submitters, self.stopped = [], []
 
     # -- the files
@@ -12606,7 +12642,7 @@ class FarmRun:
             else:
                 daemon = farm.submitter(*[host.server for host in self.hosts], options=(
                     "--listen", self.address + str(100 + i) + ":0", "--procfs", box.proc, "--slots", "2", "--log-level",
-                    "info"))
+                    "info"), prog=wrapped("exec " + shlex.join(self.prefix)) if self.prefix else None)
                 env.update(DISTCC_LM_SOCKET=daemon.socket)
                 box.server = daemon
             self.submitters.append((box, env))
@@ -12615,11 +12651,12 @@ class FarmRun:
 
     def start_worker(self, farm, host, address):
         return farm.worker("--listen", address + ":0", "--compilers", host.folder, "--procfs", host.proc, "--slots",
-                           str(host.cores), "--contain", "off", "--log-level", "info",
+                           str(host.cores), "--contain", "off", "--log-level", "info", "--allow", self.address + "0/24",
                            env={"LD_PRELOAD": stand_in() + "/shim.so", "FARM_HOST": host.folder})
 
     def start_distccd(self, farm, host, address):
-        return farm.add(RealDistccd("--jobs", str(host.cores), host=address, path=host.folder))
+        return farm.add(RealDistccd("--jobs", str(host.cores), "--allow", self.address + "0/24",
+                                    host=address, path=host.folder))
 
     def warm_up(self):
         """A short build, so that our daemons know these hosts as those of a farm in use do."""
@@ -12637,7 +12674,7 @@ class FarmRun:
 
     def make(self, folder, env, jobs):
         compiler = "distcc gcc" if self.theirs else program() + " cc gcc"
-        return subprocess.Popen(["make", "-s", "-C", folder, "-j%d" % jobs, "CC=" + compiler], env=env,
+        return subprocess.Popen([*self.prefix, "make", "-s", "-C", folder, "-j%d" % jobs, "CC=" + compiler], env=env,
                                 stdin=subprocess.DEVNULL, start_new_session=True)
 
     def happen(self):
@@ -12702,7 +12739,8 @@ class FarmRun:
             return tuple(max(bound(works, [Core(1.0) for _ in range(share)]) for works in small)
                          for bound in (list_bound, fluid_bound))
         works = [work for row in itertools.zip_longest(*self.works) for work, _ in filter(None, row)]
-        return list_bound(works, self.cores()), fluid_bound(works, self.cores())
+        link_s = sum(kb for row in self.works for _, kb in row) * 1024 * 8e-6 / self.scenario.mbit if self.link else 0.0
+        return max(list_bound(works, self.cores()), link_s), fluid_bound(works, self.cores())
 
     def idle_share(self):
         """Of the cores' time until the last job began, how much nobody used."""
@@ -12720,6 +12758,10 @@ class FarmRun:
             errors += [abs(row["predicted_s"] - row["actual_s"]) / row["actual_s"]
                        for row in rows[-200:] if row["actual_s"] and row["predicted_s"]]
         return sum(errors) / len(errors) if errors else float("nan")
+
+    def close(self):
+        if self.link:
+            self.link.close()
 
     def run(self):
         """A line of figures, and the makespan over the list bound."""
@@ -12741,6 +12783,99 @@ class FarmRun:
         return text, makespan / list_s
 
 
+class RedisRun:
+    """Real gcc compiles Redis on two real workers, one of which has a quarter of the other's CPU: a quota that only
+    the time of its jobs shows. `side`: ours, distcc, or local (make -j2 without any of them)."""
+    SHARES = (1.0, 0.25)                # CPUs of the workers
+    SUBMITTER = 0.75                    # of the submitting box
+    FILES = 60
+
+    def __init__(self, side):
+        self.side, self.groups = side, []
+
+    def group(self, cpus):
+        """The tasks file of a new cgroup with this quota. Missing where that cannot be had."""
+        path = "/sys/fs/cgroup/cpu/dlm-%d-%d" % (os.getpid(), len(self.groups))
+        try:
+            os.mkdir(path)
+            self.groups.append(path)
+            write(path + "/cpu.cfs_period_us", "20000")
+            write(path + "/cpu.cfs_quota_us", "%d" % (20000 * cpus))
+        except OSError as error:
+            raise Missing("no CPU quota: %s" % error) from None
+        return path + "/cgroup.procs"
+
+    def close(self):
+        for path in self.groups:
+            for pid in contents(path + "/cgroup.procs").split():
+                with contextlib.suppress(OSError):
+                    os.kill(int(pid), signal.SIGKILL)
+            eventually(lambda path=path: not contents(path + "/cgroup.procs"))
+            os.rmdir(path)
+
+    def tree(self):
+        """Redis with a makefile of ours: which sources, no configuration."""
+        below, _, flags, _, _ = BENCH_TREES["redis"]
+        folder = new_folder()
+        run_step(["dpkg-source", "-x", sources(TREES["redis"]), folder + "/tree"])
+        where = os.path.join(folder, "tree", below)
+        write(where + "/release.h", "".join('#define REDIS_%s "0"\n' % word for word in (
+            "GIT_SHA1", "GIT_DIRTY", "BUILD_ID", "BUILD_ID_RAW")))
+        names = [os.path.basename(path)[:-2] for path in sorted(glob.glob(where + "/*.c"))]
+        left_out = ("ae_epoll", "ae_evport", "ae_kqueue", "ae_select", "lzf_c")
+        names = " ".join(name + ".o" for name in names if name not in left_out and "test" not in name)
+        write(where + "/farm.mk", "all: %s\n%%.o: %%.c\n\t$(CC) %s -c $< -o $@\n" % (
+            " ".join(names.split()[:self.FILES]), flags))
+        return where
+
+    def start(self, farm):
+        """The environment of the build, and the words for CC."""
+        if self.side == "local":
+            return environment(), "gcc"
+        servers = []
+        for share in self.SHARES:
+            tasks = self.group(share)
+            if self.side == "ours":
+                prog = wrapped("echo $$ > %s\nexec" % tasks)
+                servers.append(farm.worker("--procfs", "/proc", "--slots", "1", prog=prog))
+            else:
+                servers.append(farm.add(RealDistccd("--jobs", "1")))
+                for pid in descendants(servers[-1].process.pid):
+                    write(tasks, str(pid))
+        if self.side == "distcc":
+            return environment(DISTCC_HOSTS=" ".join(server.address + "/1" for server in servers),
+                               DISTCC_DIR=new_folder()), "distcc gcc"
+        daemon = farm.submitter(*servers, options=("--procfs", "/proc", "--slots", "1"),
+                                prog=wrapped("echo $$ > %s\nexec" % self.tasks))
+        return environment(daemon.socket), program() + " cc gcc"
+
+    def run(self):
+        """Seconds of the build."""
+        where = self.tree()
+        self.tasks = self.group(self.SUBMITTER)
+        with LoopbackFarm() as farm:
+            env, compiler = self.start(farm)
+            jobs = 2 if self.side == "local" else 6
+            line = 'echo $$ > %s; exec make -s -f farm.mk -j%d CC="%s"' % (self.tasks, jobs, compiler)
+            begun = time.monotonic()
+            run_step(["sh", "-c", line], cwd=where, env=env, timeout=600)
+            return time.monotonic() - begun
+
+
+def farm_redis(sides):
+    seconds = {}
+    for side in (*sides, "local"):
+        run = RedisRun(side)
+        try:
+            seconds[side] = run.run()
+        finally:
+            run.close()
+        print("redis    %-6s %.1f s" % (side, seconds[side]), flush=True)
+    print("redis    real gcc, workers with %.2f and %.2f CPUs, submitter with %.2f: over local alone %s" % (
+        *RedisRun.SHARES, RedisRun.SUBMITTER, ", ".join(
+            "%s %.2f" % (side, seconds[side] / seconds["local"]) for side in sides)), flush=True)
+
+
 def machine_cpu():
     """(seconds busy, seconds in all) of this machine's processors."""
     figures = [int(word) for word in contents("/proc/stat").split(b"\n")[0].split()[1:9]]
@@ -12750,27 +12885,41 @@ def machine_cpu():
 def farm_main(words):
     parser = argparse.ArgumentParser(prog="test_distcc_lm.py farm", description="Makespans on a simulated farm.")
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO",
-                        help="of %s (default: all)" % " ".join(FARM_SCENARIOS))
+                        help="of %s redis (default: all)" % " ".join(FARM_SCENARIOS))
     parser.add_argument("--seeds", default="1", metavar="N", help="how many, or a list as 1,3 (default 1)")
     parser.add_argument("--only", choices=("ours", "distcc"))
     options = parser.parse_args(words)
-    unknown = set(options.scenarios) - set(FARM_SCENARIOS)
+    unknown = set(options.scenarios) - {*FARM_SCENARIOS, "redis"}
     if unknown:
         parser.error("unknown scenario: " + " ".join(sorted(unknown)))
     seeds = [int(word) for word in options.seeds.split(",")]
     seeds = range(1, seeds[0] + 1) if len(seeds) == 1 else seeds
-    for name in options.scenarios or FARM_SCENARIOS:
-        ratios = {}
-        for seed in seeds:
-            for side in ("ours", "distcc"):
-                if options.only in (None, side):
-                    text, ratio = FarmRun(name, seed, side == "distcc").run()
-                    ratios.setdefault(side, []).append(ratio)
-                    print(text, flush=True)
-        bar = FARM_SCENARIOS[name].bar
-        medians = ", ".join("%s %.3f" % (side, sorted(rows)[len(rows) // 2]) for side, rows in ratios.items())
-        print("%-8s median %s%s" % (name, medians, " (bound %.2f)" % bar if bar else ""), flush=True)
+    for name in options.scenarios or [*FARM_SCENARIOS, "redis"]:
+        sides = [side for side in ("ours", "distcc") if options.only in (None, side)]
+        try:
+            if name == "redis":
+                farm_redis(sides)
+            else:
+                farm_rows(name, seeds, sides)
+        except Missing as error:
+            print("%-8s skipped: %s" % (name, error), flush=True)
     return 0
+
+
+def farm_rows(name, seeds, sides):
+    """All runs of a scenario, ours and theirs in turn, and a line of medians."""
+    ratios = {side: [] for side in sides}
+    for seed, side in itertools.product(seeds, sides):
+        run = FarmRun(name, seed, side == "distcc")
+        try:
+            text, ratio = run.run()
+        finally:
+            run.close()
+        ratios[side].append(ratio)
+        print(text, flush=True)
+    bar = FARM_SCENARIOS[name].bar
+    medians = ", ".join("%s %.3f" % (side, sorted(rows)[len(rows) // 2]) for side, rows in ratios.items())
+    print("%-8s median %s%s" % (name, medians, " (bound %.2f)" % bar if bar else ""), flush=True)
 
 
 # ==== The demo and the command line =================================================================================
