@@ -2394,14 +2394,14 @@ class Contention:
     def observe(self, jobs, cores, ratio):
         i = self.bucket(jobs / max(cores, 1))
         fade = 1 - SPEED_DECAY / 3
-        self.sums[i] = self.sums[i] * fade + clipped(ratio, stretch_prior(jobs, cores))
+        self.sums[i] = self.sums[i] * fade + clipped(ratio / stretch_prior(jobs, cores), 1.0)
         self.counts[i] = self.counts[i] * fade + 1
 
     def stretch(self, jobs, cores):
         """g(n): how many times longer a job takes with `jobs` on `cores` than alone."""
         i = self.bucket(jobs / max(cores, 1))
-        prior = stretch_prior(jobs, cores)
-        return (CONTENTION_PRIOR_JOBS * prior + self.sums[i]) / (CONTENTION_PRIOR_JOBS + self.counts[i])
+        factor = (CONTENTION_PRIOR_JOBS + self.sums[i]) / (CONTENTION_PRIOR_JOBS + self.counts[i])
+        return stretch_prior(jobs, cores) * factor
 
 
 class Classes:
@@ -2508,7 +2508,8 @@ class HostFigures:
         self.queue, self.compile, self.transfer = Mean(), Mean(), Mean()
         self.error = Mean()                         # |predicted - actual| / actual
         self.job_s = Mean(0.1)                      # a job's whole time there, for the wait
-        self.pace = Mean(0.1)                       # of a plain distccd: whole time over CPU time as predicted
+        self.pace = Mean(0.1)                       # elapsed over what CPU time and load explain (a quota, a starved
+                                                    # VM); of a plain distccd: whole time over CPU time as predicted
         self.by_load = [[0.0, 0.0, 0] for _ in self.LOADS]      # elapsed seconds, KB, jobs by jobs per core
 
     def known(self):
@@ -2644,7 +2645,9 @@ class Statistics:
             host.cpu_sum, host.prior_k, host.drift = host.cpu_sum * change, host.prior_k * change, 0.0
 
     def observe_load(self, host, cores, figures):
-        self.contention.observe(figures.concurrency, cores, figures.elapsed_s / max(figures.cpu_s, 1e-3))
+        ratio = figures.elapsed_s / max(figures.cpu_s, 1e-3)
+        host.pace.add(clipped(ratio / self.contention.stretch(figures.concurrency, cores), 1.0, RESIDUAL_CLIP ** 2))
+        self.contention.observe(figures.concurrency, cores, ratio)
         load = figures.concurrency / cores
         row = next(row for row, (edge, _) in zip(host.by_load, HostFigures.LOADS) if load <= edge)
         row[0] += figures.elapsed_s
@@ -2658,7 +2661,7 @@ class Statistics:
             "hosts": {key: [h.kb_sum, h.cpu_sum, h.samples, h.wire_kb_sum, h.wire_s_sum, h.rtt.value, h.job_s.value,
                             h.prior_k, *(number for row in h.by_load for number in row)]
                       for key, h in self.hosts.items() if h.samples or h.job_s.count},
-            "contention": [self.contention.sums, self.contention.counts],
+            "slowdowns": [self.contention.sums, self.contention.counts],
             "classes": self.classes.logs,
             "sources": self.sources.rows,
             "memory": self.memory.rows,
@@ -2682,7 +2685,7 @@ class Statistics:
                 figures.rtt.add(rtt)
                 figures.job_s.add(job_s)
                 new.hosts[str(key)] = figures
-            sums, counts = ([checked_number(x) for x in part] for part in data["contention"])
+            sums, counts = ([checked_number(x) for x in part] for part in data["slowdowns"])
             if len(sums) == len(counts) == len(new.contention.sums):
                 new.contention.sums, new.contention.counts = sums, counts
             new.classes.logs = {str(name): [checked_number(log, -10, 10), checked_number(jobs)]
@@ -3220,13 +3223,13 @@ class Placement:
     def cost(self, host, job):
         """Predicted seconds until the job's object is here, plus the slowdown that it causes others there."""
         figures, load = self.statistics.host(host.key), host.load
-        work = JOB_FIXED_S + job.weight * figures.k()
+        work = (JOB_FIXED_S + job.weight * figures.k()) * (figures.pace.value or 1.0)
         occupied, slots, wait = host.occupied(), host.slots() or 1, 0.0
         if occupied >= slots:
             wait = (occupied - slots + 1) / slots * (figures.job_s.value or work)
             occupied = slots - 1
         if host.kind == "distccd":              # reports neither load nor times: as its jobs went before
-            return figures.rtt.value + wait + work * (figures.pace.value or 1.0)
+            return figures.rtt.value + wait + work
         alone = self.statistics.contention.stretch(occupied + load.foreign + 1, load.cores)
         slowdown = alone
         if occupied:
@@ -3237,9 +3240,9 @@ class Placement:
     def predicted(self, host, job):
         """Seconds from sending to receiving, for the job alone: what the outcome is compared with."""
         figures = self.statistics.host(host.key)
-        work = self.statistics.work(host.key, job.weight)
+        work = self.statistics.work(host.key, job.weight) * (figures.pace.value or 1.0)
         if host.kind == "distccd":
-            return figures.rtt.value + work * (figures.pace.value or 1.0)
+            return figures.rtt.value + work
         jobs = max(host.occupied(), 1) + (host.load.foreign if host.load else 0.0)
         slowdown = self.statistics.contention.stretch(jobs, max(host.cores(), 1))
         return figures.rtt.value + figures.transfer_s(job.size_kb) + work * slowdown

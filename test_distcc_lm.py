@@ -2258,6 +2258,26 @@ class Load(unittest.TestCase):
         contention.observe(2, 8, 1e9)
         self.assertLessEqual(contention.stretch(2, 8), 1.4)
 
+    def test_shape_within_bucket(self):
+        """What is learnt at twice the cores also scales what is expected at five times the cores."""
+        contention = lm.Contention()
+        for _ in range(300):
+            contention.observe(16, 8, 2.0)                              # the prior says 3.2
+        self.assertLess(abs(contention.stretch(40, 8) / 5.0 - 1), 0.06)
+
+    def test_starved_host(self):
+        """A host whose jobs get a quarter of a CPU, which neither CPU time nor load show: its times are known."""
+        statistics = lm.Statistics()
+        for i in range(20):
+            for key, elapsed_ms in (("quick", 1000), ("starved", 4000)):
+                statistics.observe(key, 1, figures(200, 1.0, source=str(i), total_s=elapsed_ms / 1e3,
+                                                   elapsed_ms=elapsed_ms))
+        scheduler = a_scheduler(("quick", 1), ("starved", 1))
+        placement, job = lm.Placement(statistics, random.Random(1)), a_job(scheduler, 0.0)
+        quick_s, starved_s = (placement.predicted(scheduler.hosts[key], job) for key in ("quick", "starved"))
+        self.assertLess(abs(quick_s / 1.0 - 1), 0.25)
+        self.assertLess(abs(starved_s / 4.0 - 1), 0.25)
+
     def test_by_load(self):
         """The table of 2004: time per KB at various loads."""
         statistics = lm.Statistics()
@@ -2398,8 +2418,8 @@ HOSTILE_STATES = (
     (("hosts", "h"), "1234567"),
     (("hosts", "h"), {"a": 1}), (("hosts", "h", 0), -1.0), (("hosts", "h", 0), math.nan), (("hosts", "h", 1), math.inf),
     (("hosts", "h", 1), 1e30), (("hosts", "h", 2), "3"), (("hosts", "h", 2), None), (("hosts", "h", 3), True),
-    (("hosts", "h", 5), [1]), (("contention",), del_), (("contention",), [1]), (("contention",), [[1], [1], [1]]),
-    (("contention", 0, 0), -1), (("contention", 1), None), (("contention", 0, 0), math.nan),
+    (("hosts", "h", 5), [1]), (("slowdowns",), del_), (("slowdowns",), [1]), (("slowdowns",), [[1], [1], [1]]),
+    (("slowdowns", 0, 0), -1), (("slowdowns", 1), None), (("slowdowns", 0, 0), math.nan),
     (("classes",), del_), (("classes",), [1]), (("classes", "c++"), [1]), (("classes", "c++"), [1, 2, 3]),
     (("classes", "c++"), [math.nan, 1]), (("classes", "c++"), [0.0, -1]), (("classes", "c++"), [1e4, 1]),
     (("classes", "c++"), [-1e4, 1]), (("classes", "c++"), None),
@@ -2440,7 +2460,7 @@ class State(unittest.TestCase):
         rng = random.Random(6)
         for _ in range(300):
             data = json.loads(json.dumps(some_state().to_dict()))
-            rows = rng.choice(([data["hosts"]["h"]], data["contention"], [*data["classes"].values()],
+            rows = rng.choice(([data["hosts"]["h"]], data["slowdowns"], [*data["classes"].values()],
                                [data["sources"]["h 3.0 5 7"]]))
             row = rng.choice(rows)
             row[rng.randrange(len(row))] = value = rng.choice((0, 1e-300, 1e-9, 1e17, 10 ** 17, 1.5, -9.9, 5e-324))
