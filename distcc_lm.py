@@ -206,8 +206,10 @@ PARKED_MAX = 8                      # free slots are found late / useless reques
 CANDIDATES_ALL_MAX = 4              # up to here every host is weighed
 CANDIDATES_ALONE_MAX = 32           # the same where nobody else submits
 CANDIDATES_DRAWN = 3                # stale choice / herds
+SPEED_TIE = 1.25                    # hosts that are alike sort their jobs / slow ones get long jobs
 CANDIDATE_COST_RATIO = 2.0          # few hosts are used / slow ones make the tail
 FRAMES_KEPT = 50                    # kinds of slot: frames are made anew at every event / memory
+SLOW_JOB_RATIO = 3.0                # of the mean job's time: slow hosts idle / long jobs on them make the tail
 ROSTER_INTERVAL_S = 0.25            # work for nothing / a host that may be tried again is found late
 IDLE_HOST_S = 30.0                  # hosts are tried for nothing / one that has become fast stays unused
 IDLE_HOST_SHARE = 0.02              # of the jobs go to a host unused for so long: likewise
@@ -3283,17 +3285,26 @@ class Placement:
 
     def speed(self, host):
         """KB per second of all its slots: the weight by which hosts are drawn."""
-        return max(host.slots(), 1) / self.statistics.host(host.key).k()
+        figures, slots, stretch = self.statistics.host(host.key), max(host.slots(), 1), 1.0
+        if host.load:
+            stretch = self.statistics.contention.stretch(slots + host.load.foreign, max(host.load.cores, 1))
+        return slots / (figures.k() * (figures.pace.value or 1.0) * stretch)
+
+    def rank(self, host, frame):
+        """1 where a slot of this host is clearly faster than the mean slot of the frame, -1 where slower, else 0."""
+        ratio = self.speed(host) / max(host.slots(), 1) * frame.slots / frame.totals[-1] if frame.totals else 1.0
+        return (ratio > SPEED_TIE) - (ratio * SPEED_TIE < 1)
 
 
 class Frame:
     """The hosts that offer one kind of slot, as far as was known at `at`: what choices draw from. It may hold some that
     no longer offer it, so that whoever is drawn is looked at again."""
-    __slots__ = ("kind", "at", "hosts", "totals", "members", "roomy", "shared", "directives")
+    __slots__ = ("kind", "at", "hosts", "totals", "slots", "members", "roomy", "shared", "directives")
 
     def __init__(self, kind, at):
         self.kind, self.at = kind, at
         self.hosts, self.totals = [], []    # in no order; running sums of Placement.speed()
+        self.slots = 0                      # of all of them
         self.members = set()                # the same hosts
         self.roomy = {}                     # {host: None}: all that have room, and some that have not
         self.shared = False                 # others submit to some of them
@@ -3302,6 +3313,7 @@ class Frame:
     def add(self, host, speed):
         self.hosts.append(host)
         self.totals.append(speed + (self.totals[-1] if self.totals else 0.0))
+        self.slots += max(host.slots(), 1)
         self.members.add(host)
         self.roomy[host] = None
         self.shared = self.shared or host.shared
@@ -3695,6 +3707,7 @@ class Chooser(Ledger):
         if job is None:
             host.counters["cancelled"] += 1
             return None
+        group.remove(job)
         job.predicted_s = self.placement.predicted(host, job)
         lease = job.lease = Lease(host, job, reservation, now)
         host.leases.add(lease)
@@ -3709,19 +3722,37 @@ class Chooser(Ledger):
         return job
 
     def take_next(self, group, request, now):
-        """The group's next job for this slot: in the order of coming; the longest first once more wait than the host
-        has slots; the smallest where the host must show first how it does."""
+        """The group's next job for this slot; None where each would be done sooner elsewhere."""
         host = request.host
         fit = [job for job in group.queue if job.memory_mb <= request.memory_mb and host.key not in job.excluded]
         if not fit:
             return None
-        job = fit[0]
-        if host.failures or self.placement.unknown(host):
-            job = min(fit, key=lambda j: j.weight)
-        elif len(fit) > max(host.slots(), 1) and now - job.arrived < 3 * (self.statistics.remote.value or 1.0):
-            job = max(fit, key=lambda j: j.weight)
-        group.remove(job)
+        frame = self.hosts.frame(group.kind(), now)
+        job, ahead = self.suited(fit, host, frame, now)
+        if self.placement.rank(host, frame) < 0 and not self.worth(host, job, ahead, frame, now):
+            return None
         return job
+
+    def suited(self, fit, host, frame, now):
+        """(which of these jobs this host should get, how many come before it elsewhere): in the order of coming where
+        hosts are alike, but the longest once more wait than the host has slots; the longest for a fast one; the
+        smallest for a slow one, and for one that must show first how it does."""
+        if host.failures or self.placement.unknown(host):
+            return min(fit, key=lambda j: j.weight), 0
+        rank, first = self.placement.rank(host, frame), fit[0]
+        if rank < 0:
+            return min(fit, key=lambda j: j.weight), len(fit) - 1
+        young = now - first.arrived < 3 * (self.statistics.remote.value or 1.0)
+        if young and (rank > 0 or len(fit) > max(host.slots(), 1)):
+            return max(fit, key=lambda j: j.weight), 0
+        return first, 0
+
+    def worth(self, host, job, ahead, frame, now):
+        """Whether this job should not rather wait for another host, behind `ahead` others."""
+        others = [other for other in self.hosts.sample(frame, now, job.excluded) if other is not host]
+        mean = self.statistics.remote.value
+        best = self.placement.least(others, job) + ahead * mean / max(frame.slots, 1)
+        return self.placement.cost(host, job) <= max(CANDIDATE_COST_RATIO * best, SLOW_JOB_RATIO * mean)
 
     def parked(self, request, now):
         """All slots of that host are taken: stay in its queue, if this group waits there only once."""
@@ -3835,7 +3866,8 @@ class Chooser(Ledger):
         rows, remark = self.placement.weigh(free, job, now), ""
         others = [host for host in self.hosts.sample(frame, now, job.excluded) if host not in free]
         best = min(self.placement.least(others, job), rows[0][0] if rows else float("inf"))
-        near = [row for row in rows if row[0] <= CANDIDATE_COST_RATIO * best]   # a slow box must not make the tail
+        near = [row for row in rows if row[0] <= CANDIDATE_COST_RATIO * best    # a slow box must not make the tail
+                or self.other_job_for(row[1], group, frame, now)]
         rows = self.placement.worth_trying(rows, now) + near
         if not rows:
             if len(group.requests) >= min(PARKED_MAX, len(group.queue)):
@@ -3848,6 +3880,13 @@ class Chooser(Ledger):
             return False
         self.ask(group, rows[0][1], job, now)
         return True
+
+    def other_job_for(self, host, group, frame, now):
+        """Whether some other of the jobs that wait had better run on this host, since late binding may give it that."""
+        if not self.placement.rank(host, frame):
+            return False
+        job, ahead = self.suited(group.queue, host, frame, now)
+        return self.worth(host, job, max(0, ahead - group.asking), frame, now)
 
     def ask(self, group, host, job, now):
         request = Request(host, job, now)

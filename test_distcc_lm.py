@@ -3397,6 +3397,36 @@ class Hedging(unittest.TestCase):
         self.assertEqual(job.state, "remote")
 
 
+class UnlikeHosts(unittest.TestCase):
+    """A slot of a host that is four times as fast as another."""
+
+    def farm(self, sizes):
+        """Both hosts full, jobs of these sizes waiting: (scheduler, {host: request parked there})."""
+        scheduler = a_scheduler(("fast", 4), ("slow", 4))
+        for name, ms_per_kb in (("fast", 5), ("slow", 20)):
+            learnt(ms_per_kb, statistics=scheduler.statistics, key=name)
+            scheduler.hosts[name].full = True
+        scheduler.statistics.remote = lm.Mean()
+        scheduler.statistics.remote.add(1.0)
+        for i, size_kb in enumerate(sizes):
+            a_job(scheduler, 1.0, source="%d.c" % i, size_kb=size_kb)
+        scheduler.pump(1.0)
+        return scheduler, {request.host.name: request for what, request in done_actions(scheduler, 1.0, "ask")}
+
+    def test_who_gets_which(self):
+        """The fast one gets the longest of the jobs that wait, the slow one the smallest."""
+        for name, size_kb in (("fast", 300), ("slow", 20)):
+            scheduler, requests = self.farm((100, 300, 20, 200))
+            job = scheduler.granted(requests[name], 1, 1.0)
+            self.assertEqual(job.size_kb, size_kb)
+
+    def test_long_job_waits(self):
+        """A job that the fast host would end much sooner, even after waiting, does not take the slow one's slot."""
+        scheduler, requests = self.farm((2000, 2100))
+        self.assertIsNone(scheduler.granted(requests["slow"], 1, 1.0))
+        self.assertEqual(scheduler.granted(requests["fast"], 1, 1.0).size_kb, 2100)
+
+
 # ---- a simulated farm: Schedulers and Admissions, a fake clock, random events
 
 PEAKS_MB = {"c-O2": 150, "c++-O2": 500, "c++-O2-g": 1500}
