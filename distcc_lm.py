@@ -203,6 +203,7 @@ BACKOFF_MAX_S = 60.0
 BAD_FILES_BEFORE_SUSPECT = 2        # one odd file shuts a host out / a broken host costs many jobs
 TRIES_REMOTE = 2                    # jobs go local at the first mishap / wander about
 PARKED_MAX = 8                      # free slots are found late / useless requests
+PARKED_PER_JOB = 2                  # a lone job waits for one host while others free slots / slots are held for nothing
 CANDIDATES_ALL_MAX = 4              # up to here every host is weighed
 CANDIDATES_ALONE_MAX = 32           # the same where nobody else submits
 CANDIDATES_DRAWN = 3                # stale choice / herds
@@ -3762,7 +3763,7 @@ class Chooser(Ledger):
         request.state = "parked"
         host.full = True
         standing = [r for r in group.requests if r.state == "parked"]
-        if len(group.at(host)) > 1 or len(standing) > min(PARKED_MAX, len(group.queue)):
+        if len(group.at(host)) > 1 or len(standing) > min(PARKED_MAX, PARKED_PER_JOB * len(group.queue)):
             self.withdraw(request)
 
     def refused(self, request, name, text, now):
@@ -3870,7 +3871,7 @@ class Chooser(Ledger):
                 or self.other_job_for(row[1], group, frame, now)]
         rows = self.placement.worth_trying(rows, now) + near
         if not rows:
-            if len(group.requests) >= min(PARKED_MAX, len(group.queue)):
+            if len(group.requests) >= min(PARKED_MAX, PARKED_PER_JOB * len(group.queue)):
                 return False
             full = [host for host in others if host.kind == "peer" and not host.failures and not group.at(host)
                     and not self.placement.has_room(host)]
