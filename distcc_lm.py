@@ -9519,9 +9519,8 @@ body { margin: 0 auto; padding: 1.2rem; max-width: 75rem; background: var(--back
   font: 15px/1.45 system-ui, sans-serif; }
 h1 { font-size: 1.35rem; margin: 0 } h2 { font-size: 1.05rem; margin: 1.8rem 0 .4rem }
 p { margin: .3rem 0; color: var(--faint) }
-.tiles { display: flex; flex-wrap: wrap; gap: .6rem; margin-top: 1rem }
-.tile { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .5rem .9rem;
-  flex: 1 1 7rem }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .6rem; margin-top: 1rem }
+.tile { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .5rem .9rem }
 .tile b { display: block; font-size: 1.4rem; font-variant-numeric: tabular-nums }
 .tile span { color: var(--faint); font-size: .85rem }
 .wide { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .6rem }
@@ -9838,7 +9837,7 @@ def why_lines(decisions, width=80):
         lines.append("%s%s, %s ago" % (printable(d["source"]), size, duration(d["age_s"])))
         lines += textwrap.wrap(printable(" ".join(why_sentences(d))), width, initial_indent="    ",
                                subsequent_indent="    ", break_on_hyphens=False)
-    return lines or ["No decision is known."]
+    return lines or ["No decision is known; the last %d of all users are kept." % DECISIONS_KEPT]
 
 
 # ---- check

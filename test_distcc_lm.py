@@ -8373,7 +8373,7 @@ class StatusOutput(FarmCase):
         self.assertNotIn(first, command("why", "1", sock=daemon.socket).out.decode())
         self.assertNotIn(second, command("why", first, sock=daemon.socket).out.decode())
         self.assertIn(first, command("why", "./" + first, sock=daemon.socket).out.decode())
-        self.assertEqual(command("why", "no-such-file.c", sock=daemon.socket).out, b"No decision is known.\n")
+        self.assertIn(b"No decision is known", command("why", "no-such-file.c", sock=daemon.socket).out)
 
     def test_jobs(self):
         _, daemon = self.farm.pair()
@@ -8647,7 +8647,7 @@ class StatusText(unittest.TestCase):
         self.assertIn("install DIR", " ".join(lm.status_lines(status)))
 
     def test_metrics_of_odd_names(self):
-        odd = 'a"b\\c\nd'
+        odd = 'a"b\\n\nd'
         status = made_status([*self.HOSTS, {"name": odd}], queue={"waiting": 1, "by_user": {odd: 1}})
         found = openmetrics(self, "\n".join([*lm.metric_lines(status), ""]).encode())
         self.assertEqual(found["distcc_lm_host_slots", ("host", odd)], 8)
@@ -8803,6 +8803,18 @@ class Drain(FarmCase):
         self.whole(folder, make)
         status = daemon.status()
         self.assertEqual((status["totals"]["fallback"], [h["jobs"]["failed"] for h in status["hosts"]]), (0, [0, 0, 0]))
+
+    def test_drain_waits_for_who_holds_a_slot(self):
+        worker = self.farm.worker()
+        with Wire(worker) as wire:
+            self.assertEqual(wire.ask_slot().admission()[0], "granted")
+            wire.send(lm.encode_job([os.fsencode(word) for word in ARGV], 1000) + b"half of it")
+            process = subprocess.Popen([program(), "drain", "--wait"], env=environment(worker.socket),
+                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            self.assertEqual(process.stderr.readline(), b"waiting for 1 job of others\n")
+            self.assertIsNone(process.poll())
+        output, _ = process.communicate(timeout=DEADLINE_S)
+        self.assertEqual((process.returncode, output.splitlines()[-1]), (0, b"no job of others is left"))
 
     def test_sigterm_under_load(self):
         """Of a worker, then of the submitter's own daemon."""
