@@ -7226,6 +7226,19 @@ class DaemonLimits(FarmCase):
         with Wire(worker) as wire:
             self.assertEqual(wire.job(ARGV).reply()[0].status, 0)
 
+    def test_descriptor_limit(self):
+        """Raised to the hard limit, and used: more connections than select() could watch."""
+        daemon = self.farm.worker(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 5000)))
+        found = re.search(r"Max open files\s+(\d+)\s+(\d+)", contents("/proc/%d/limits" % daemon.pid).decode())
+        self.assertEqual(found.groups(), ("5000", "5000"))
+        with contextlib.ExitStack() as stack:
+            for _ in range(1200):
+                sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+                sock.connect(daemon.socket)
+            self.assertTrue(eventually(lambda: len(os.listdir("/proc/%d/fd" % daemon.pid)) > 1200))
+            with Wire(daemon) as wire:
+                self.assertEqual(wire.job(ARGV).reply()[0].status, 0)
+
     def test_idle_daemon_is_idle(self):
         worker, daemon = self.farm.pair()
         before = [self.cpu_s(d.pid) for d in (worker, daemon)]
