@@ -10529,8 +10529,8 @@ class OurFarm(TreeFarm):
         options = []
         for address in self.ours:
             options += ["--peer", self.start_ours(address)]
-        for address in self.theirs:
-            options += ["--hosts", "%s/%d" % (self.start_distccd(address), SLOTS)]
+        if self.theirs:
+            options += ["--hosts", " ".join("%s/%d" % (self.start_distccd(address), SLOTS) for address in self.theirs)]
         place = "%s:%d" % (self.submitter, free_port(self.submitter))
         self.others.append(Daemon(self.stage, self.submitter, self.program(
             "daemon", "--listen", place, "--socket", self.socket(self.submitter), "--slots", "1", "--broadcast", "none",
