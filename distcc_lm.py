@@ -6516,9 +6516,8 @@ class Session:
             self.decoder = Decoder(decode_fields())
             self.answered = False
             self.dispatch(name, fields)
-            self.hub.loop.settle()
-            if name == b"HELO" and self.job and not self.answered:
-                self.send(b"WAIT", self.job.state)
+            if name == b"HELO":
+                self.hub.newcomers.append(self)
 
     def dispatch(self, name, fields):
         handler = self.HANDLERS.get(name)
@@ -6542,6 +6541,7 @@ class Session:
             return self.hello_local(os.fsdecode(fields[2]), os.fsdecode(fields[3]))
         if kind == b"probe":
             return self.hub.probe(self, *(os.fsdecode(field) for field in fields[2:5]))
+        self.hub.loop.settle()                      # so that it shows what has been decided by now
         text = self.hub.answer(kind.decode("ascii", "replace"), [os.fsdecode(field) for field in fields[2:]], self.uid)
         return self.send(*text)
 
@@ -6735,6 +6735,7 @@ class Hub:
         self.looked_into = {}                       # uid: {file key: whether it has nothing remarkable for stage 1}
         self.recipes = {}                           # ((uid, compiler key, shape, flags), mode): recipe for stage 1
         self.holders = {}                           # pid that holds a local slot: how many
+        self.newcomers = []                         # said hello since the last decisions
 
     def accept(self, listener):
         for _ in range(64):
@@ -6816,6 +6817,13 @@ class Hub:
             if pid in self.holders:
                 return True
         return False
+
+    def greet(self):
+        """After decisions: whoever said hello and got no answer is told to wait, since a client gives up in 1 s."""
+        newcomers, self.newcomers = self.newcomers, []
+        for session in newcomers:
+            if session.job and not session.answered:
+                session.send(b"WAIT", session.job.state)
 
     def ping(self):
         for session in list(self.sessions):
@@ -7675,6 +7683,7 @@ class Daemon:
                     self.perform(*action)
         finally:
             self.settling = False
+        self.hub.greet()
         self.reports.ask_if_wanted(self.loop.now())
         self.admission.local_running = len(self.scheduler.locals.holders)
 
