@@ -3844,7 +3844,7 @@ class Farm:
 
     def mishap(self):
         server, submitter = self.rng.choice(list(self.servers.values())), self.rng.choice(self.submitters)
-        what = self.rng.choices(("interrupt", "die", "freeze", "drain", "restart"), (60, 6, 6, 4, 4))[0]
+        what = self.rng.choices(("interrupt", "die", "freeze", "drain", "restart"), (60, 7, 7, 7, 7))[0]
         self.faults[what] += 1
         if what == "interrupt":
             submitter.interrupt()
