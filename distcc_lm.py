@@ -319,6 +319,7 @@ REASONS = {
     "compiler-script": "the compiler is a script or cannot be identified",
     "directives-only": "the source does not bear -fdirectives-only",
     "long-command": "the command line is too long to send",
+    "other": "for a reason that the daemon does not know",
 }
 
 BLAMELESS = frozenset(("lease-over", "argument", "compiler-unknown", "too-large", "mode"))  # no back-off for the host
@@ -3080,15 +3081,15 @@ class Audience:
         return set(self.submitters) | {(host.address, host.endpoint[1]) for host in self.hosts.values() if host.address}
 
     def due(self, now, all_of_them=False):
-        """[(targets, seconds until their next report)]; broadcasts go with the last row."""
+        """[(targets, whether to broadcast as well, seconds until their next report)]."""
         everybody = self.everybody(now)
         if len(everybody) <= LARGE_FARM_HOSTS:
-            return [(everybody, REPORT_INTERVAL_S)]
+            return [(everybody, True, REPORT_INTERVAL_S)]
         fast = {target for target in everybody if target[0] in self.active}
         if now < self.slow_at and not all_of_them:
-            return [(fast, REPORT_INTERVAL_S), ((), SLOW_REPORT_INTERVAL_S)]
+            return [(fast, False, REPORT_INTERVAL_S)]
         self.slow_at = now + SLOW_REPORT_INTERVAL_S
-        return [(fast, REPORT_INTERVAL_S), (everybody - fast, SLOW_REPORT_INTERVAL_S)]
+        return [(fast, False, REPORT_INTERVAL_S), (everybody - fast, True, SLOW_REPORT_INTERVAL_S)]
 
 
 class Lease:
@@ -5991,13 +5992,12 @@ class Reports:
         """Send the report to all whose turn it is; a target that cannot be reached now is tried again with the next
         one. `wanted`: to all, and they are asked for theirs."""
         load = self.make_load()
-        for targets, interval_s in self.audience.due(now, wanted):
+        for targets, broadcast, interval_s in self.audience.due(now, wanted):
             load.interval_ms = interval_s * 1000
             packet = self.packet(load, now, WANTS_REPORT if wanted else 0)
             for address, port in targets:
                 self.send(packet, address, port)
-        if targets or interval_s == REPORT_INTERVAL_S:
-            for sock, address in self.broadcast:
+            for sock, address in self.broadcast if broadcast else ():
                 broadcast_everywhere(sock, packet, address)
         self.sent_at, self.sent_running = now, load.running
         self.next_at = now + REPORT_INTERVAL_S * random.uniform(1 - REPORT_JITTER, 1 + REPORT_JITTER)
@@ -6243,6 +6243,8 @@ class SlotConnection:
 
     def connect(self):
         host = self.request.host
+        if not host.address:                        # "" would mean this very box, whoever listens there
+            return self.fail("connect", "its name is not resolved")
         code = self.sock.connect_ex(host.place())
         if code not in (0, errno.EINPROGRESS):
             return self.fail("connect", os.strerror(code))
@@ -6471,6 +6473,11 @@ def parent_of(pid):
         return 0
 
 
+def known_reason(name):
+    """A client's word goes into the statistics, and onto terminals, only where it is one of ours."""
+    return name if name in REASONS else "other"
+
+
 class Session:
     """One client's connection, from accept to close, and its job."""
     __slots__ = ("hub", "sock", "pid", "uid", "job", "recipe_key", "decoder", "outgoing", "pidfd", "answered", "holds",
@@ -6568,7 +6575,7 @@ class Session:
         if self.hub.nested(self.pid):
             return self.send(b"LOCL", "nested", 0)
         self.job = Job(self.uid, source, "", "", "", self, now)
-        return self.hub.scheduler.hello_local(self.job, reason[:64], now)
+        return self.hub.scheduler.hello_local(self.job, known_reason(reason), now)
 
     def on_identity(self, fields):
         identity = bytes.fromhex(fields[0].decode("ascii")) if fields else b""
@@ -6602,13 +6609,14 @@ class Session:
 
     def on_fail(self, fields):
         job = self.need_job("remote", "wait", "home")
-        self.hub.scheduler.failed(job, os.fsdecode(fields[0])[:32], os.fsdecode(fields[1])[:200], self.hub.loop.now())
+        reason, text = os.fsdecode(fields[0]), os.fsdecode(fields[1])[:200]
+        self.hub.scheduler.failed(job, known_reason(reason), text, self.hub.loop.now())
 
     def on_home(self, fields):
         job = self.need_job("queued", "preprocess", "wait", "remote", "home")
         self.holds = fields[1] == b"1"
         if job.state != "home":
-            self.hub.scheduler.to_local(job, os.fsdecode(fields[0])[:32], self.hub.loop.now())
+            self.hub.scheduler.to_local(job, known_reason(os.fsdecode(fields[0])), self.hub.loop.now())
 
     def on_done(self, fields):
         outcome, now = fields[0], self.hub.loop.now()
@@ -6881,6 +6889,10 @@ class View:
         waiting = [job for job in scheduler.jobs if job.state in ("queued", "wait", "home")]
         by_user = collections.Counter(user_name(job.uid) for job in waiting)
         hosts = [self.local_host(facts, now)] + [self.remote_host(host, now) for host in scheduler.hosts.values()]
+        used = {(key.rsplit(" ", 4)[0], identity) for (owner, key), identity in self.compilers_used().items()
+                if identity and (privileged or owner == uid)}
+        for row, host in zip(hosts[1:], scheduler.hosts.values()):
+            row["lacks"] = self.lacks(host, used)
         return {
             "version": VERSION,
             "daemon": facts["daemon"],
@@ -6925,7 +6937,7 @@ class View:
         running = len(scheduler.locals.holders) + len(admission.holders)
         row = {"name": "local", "address": facts["daemon"]["address"], "kind": "local",
                "state": ("draining" if admission.refusal == "draining" else
-                         "busy" if running >= scheduler.slots else "up"),
+                         "busy" if admission.refusal or running >= scheduler.slots else "up"),
                "reason": reason_text(admission.refusal) if admission.refusal else "",
                "slots": admission.slots if self.server else scheduler.slots, "running": running,
                "waiting": len(scheduler.locals.waiting) + len(admission.parked), "mine": len(scheduler.locals.holders),
@@ -6938,10 +6950,10 @@ class View:
         row.update(self.figures("local"))
         return row
 
-    def lacks(self, host):
-        """Paths of this box's compilers, of those that its clients have used, which the host has not, or in another
-        version."""
-        used = {(key.rsplit(" ", 4)[0], identity) for (_, key), identity in self.compilers_used().items() if identity}
+    @staticmethod
+    def lacks(host, used):
+        """Of the (path, identity) of compilers that were used here the paths of those which the host has not, or in
+        another version."""
         return sorted({path for path, identity in used if (
             identity in host.misfits or host.load and host.load.port and identity not in host.load.identities)})
 
@@ -6953,14 +6965,15 @@ class View:
             contained = ("landlock" if load.capabilities & CAN_LANDLOCK else
                          "user" if load.capabilities & CAN_USER else "none")
         row = {"name": host.name, "address": str(Endpoint((host.address or host.endpoint[0], host.endpoint[1]))),
-               "kind": host.kind, "state": state, "reason": reason, "slots": host.slots(),
+               "kind": host.kind, "state": state, "reason": reason,
+               "slots": host.slots() if load or host.kind == "distccd" else None,
                "running": load.running if load else None, "waiting": load.waiting if load else None,
                "mine": len(host.leases), "load": round(load.foreign, 2) if load else None,
                "cores": load.cores if load else None, "memory_available_kb": load.memory_mb * 1024 if load else None,
                "report_age_s": round(now - host.report_at, 3) if host.report_at is not None else None,
                "compilers": [identity.hex() for identity in load.identities] if load else None,
                "contained": contained, "timed": host.kind == "peer", "jobs": dict(host.counters),
-               "version": load.version if load else None, "lacks": self.lacks(host)}
+               "version": load.version if load else None}
         row.update(self.figures(host.key))
         return row
 
@@ -7029,6 +7042,7 @@ class Loop:
         except OSError as error:
             raise StartError("--log-file %s: %s" % (log_file, error.strerror)) from None
         self.on_no_descriptors = lambda: None
+        self.on_gap = lambda seconds: None          # the process stood still
         self.settle = lambda: None                  # after each batch of events: carry out decisions
         self.last_turn = self.now()
 
@@ -7092,13 +7106,15 @@ class Loop:
         self.tasks.append([self.now() + interval, interval, function])
 
     def turn(self, due):
-        """Wait for events, or until `due` or the next task; deal with them. Returns the gap where the process stood
-        still for longer than it meant to (suspend, SIGSTOP), else 0."""
+        """Wait for events, or until `due` or the next task; deal with them. Where the process stood still for longer
+        than it meant to (suspend, SIGSTOP), on_gap hears of it first: what has come meanwhile is not late."""
         before = self.now()
         timeout = max(0.0, min([due] + [task[0] for task in self.tasks]) - before)
         ready = self.selector.select(timeout)
         now = self.now()
         gap = now - max(self.last_turn, before) - timeout
+        if gap > SUSPEND_GAP_S:
+            self.call(None, self.on_gap, gap)
         for key, events in ready:
             what, callback = key.data
             if what in self.watched:                # an earlier callback may have closed it
@@ -7109,7 +7125,6 @@ class Loop:
                 self.call(None, task[2], now)
         self.call(None, lambda _: self.settle(), now)
         self.last_turn = self.now()
-        return gap if gap > SUSPEND_GAP_S else 0.0
 
     def call(self, what, callback, argument):
         try:
@@ -7410,9 +7425,10 @@ class Directory:
         scheduler.home_limit = listing.localhost or math.inf
 
     def forget_retired(self):
-        """Hosts that are listed no longer go when their last job has ended."""
+        """Hosts that are listed no longer go when their last job has ended and no request waits there."""
+        asked = {request.host for group in self.scheduler.groups.values() for request in group.requests}
         for key, host in list(self.hosts.items()):
-            if host.retired and not host.leases and not host.asking:
+            if host.retired and not host.leases and not host.asking and host not in asked:
                 del self.hosts[key]
                 self.trust.peers = {e: k for e, k in self.trust.peers.items() if k != key}
 
@@ -7448,7 +7464,7 @@ class Directory:
         endpoint = Endpoint((address, host.endpoint[1]))
         if self.trust.peers.get(endpoint, host.key) != host.key:
             self.loop.log("warning", "%s is listed already, as %s" % (host.name, self.trust.peers[endpoint]))
-            self.hosts.pop(host.key, None)
+            host.retired = True
             return
         self.trust.peers = {e: key for e, key in self.trust.peers.items() if key != host.key}
         host.address, zone = address, host.endpoint[0].partition("%")[2]
@@ -7645,7 +7661,7 @@ class Daemon:
         every(5.0, lambda _: self.check())
         if self.server:
             every(IDENTITY_CHECK_S, self.look_at_compilers)
-        self.loop.settle = self.settle
+        self.loop.settle, self.loop.on_gap = self.settle, self.forgive
         self.loop.on_no_descriptors = self.shed
         self.spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         self.station.measure(self.loop.now())
@@ -7765,10 +7781,8 @@ class Daemon:
         notify_manager(b"READY=1")
         try:
             while not (self.stopping and self.may_end()):
-                gap = loop.turn(reports.next_at)
+                loop.turn(reports.next_at)
                 now = loop.now()
-                if gap:
-                    self.forgive(gap)
                 if now >= reports.next_at:
                     reports.announce(now)
         except SpawnerGone as error:
@@ -8031,6 +8045,11 @@ class HostFailed(Exception):
 def encode_system(text):
     """Back to the very bytes that came from argv or the environment."""
     return text.encode(sys.getfilesystemencoding(), "surrogateescape")
+
+
+def decode_system(data):
+    """The other way."""
+    return data.decode(sys.getfilesystemencoding(), "surrogateescape")
 
 
 def read_all(fd, size):
@@ -8429,7 +8448,7 @@ class Invocation:
 
     def variable(self, name):
         value = self.environ.get(name.encode())
-        return None if value is None else value.decode(sys.getfilesystemencoding(), "surrogateescape")
+        return None if value is None else decode_system(value)
 
     def say(self, text):
         if self.environ.get(b"DISTCC_LM_VERBOSE") == b"1":
@@ -8490,7 +8509,7 @@ class Invocation:
         assembler = b""
         if self.family == "gcc":
             name = self.output_of([self.program, "-print-prog-name=as"]).strip()
-            path = name.decode(sys.getfilesystemencoding(), "surrogateescape")
+            path = decode_system(name)
             assembler = self.output_of([path if "/" in path else "/usr/bin/" + path, "--version"])
         return identity_of(text, assembler, self.cxx).hex()
 
@@ -8595,6 +8614,7 @@ class SourceText:
     def make(self, mode):
         """Fill it in that mode, unless it is. The name of a reason where the compile must stay here, else None. Where
         "directives" does not carry this source it is made in plain mode at once, and `mode` says so."""
+        self.new_recipe = ""
         if self.fd >= 0 and mode == self.mode:
             return None
         import time
@@ -8642,7 +8662,7 @@ class SourceText:
         if done and recipe == RECIPE_WANTED:
             stand_in = stand_in_for(self.command.source)
             trace = self.invocation.output_of(self.driver_argv(stand_in) + ["-###"])
-            self.new_recipe = make_recipe(trace.decode("utf-8", "surrogateescape"), stand_in)
+            self.new_recipe = make_recipe(decode_system(trace), stand_in)
         return done
 
     def driver_argv(self, stand_in=None):
@@ -8916,14 +8936,14 @@ class Client:
         """The server answered, but not just with an object."""
         if killed_by(reply):
             return self.another(killed_by(reply), job)
-        if reply.status and (self.invocation.takes_messages() or self.stays):
+        diagnosed = b": error: " in reply.stderr and b"internal compiler error" not in reply.stderr
+        if reply.status and (diagnosed and self.invocation.takes_messages() or self.stays):
             show(reply)
             if job.link:
                 self.link.send(b"DONE", b"failed")
             return reply.status >> 8
         if not reply.status:
             return self.after_farm(job, "messages")
-        diagnosed = b": error: " in reply.stderr and b"internal compiler error" not in reply.stderr
         return self.after_farm(job, "compile-error" if diagnosed else "compiler-failed", tell=True)
 
     def another(self, why, job):
@@ -9071,7 +9091,7 @@ def original_ctype():
     except OSError:
         block = b"".join(b"%s=%s\0" % item for item in posix.environ.items())
     found = [entry[8:] for entry in block.split(b"\0") if entry.startswith(b"LC_CTYPE=")]
-    return found[0].decode(sys.getfilesystemencoding(), "surrogateescape") if found else ""
+    return decode_system(found[0]) if found else ""
 
 
 def read_file_of_unknown_size(path):
@@ -9204,7 +9224,7 @@ def remarks(host, version):
 # A column of the table of hosts: its title, the least width of the terminal for it, and the cell.
 HOST_COLUMNS = (
     ("STATE", 0, lambda h: h["state"]),
-    ("JOBS", 0, lambda h: "%s/%d" % (shown(h["running"]), h["slots"])),
+    ("JOBS", 0, lambda h: "%s/%s" % (shown(h["running"]), shown(h["slots"]))),
     ("MINE", 0, lambda h: str(h["mine"])),
     ("WAIT", 0, lambda h: shown(h["waiting"])),
     ("LOAD", 0, lambda h: shown(h["load"], "%.1f")),
@@ -9335,7 +9355,7 @@ class Bars:
 
     def bar(self, host, width):
         """Slots in use: mine, others', free."""
-        slots = max(host["slots"], host["mine"], host["running"] or 0, 1)
+        slots = max(host["slots"] or 0, host["mine"], host["running"] or 0, 1)
         mine = round(host["mine"] / slots * width)
         used = max(round(max(host["running"] or 0, host["mine"]) / slots * width), mine)
         return self.full * mine + self.part * (used - mine) + self.empty * (width - used)
@@ -9354,7 +9374,7 @@ class Bars:
             mark = remarks(host, status["version"]) if host["state"] in ("down", "suspect", "draining") else ""
             found.append("%-*s %-8s %7s %7s  %s" % (
                 names, printable(host["name"])[:names], host["state"],
-                "%s/%d" % (shown(host["running"]), host["slots"]), shown(host["speed_ms_per_kb"], "%.2f"),
+                "%s/%s" % (shown(host["running"]), shown(host["slots"])), shown(host["speed_ms_per_kb"], "%.2f"),
                 mark or self.bar(host, min(room, 60))))
         found.insert(2, "%-*s %-8s %7s %7s  %s" % (
             names, "HOST", "STATE", "JOBS", "MS/KB", "%s mine  %s of others  %s free" % (

@@ -41,6 +41,7 @@ import threading
 import time
 import unittest
 import unittest.mock
+import unittest.mock
 import uuid
 import zlib
 from xml.etree import ElementTree
@@ -468,49 +469,52 @@ class ClientStart(unittest.TestCase):
         self.assertEqual(sorted({name for name, _ in names.used} - bound), [])
         self.assertLess(len(ast.unparse(part)), len(whole) / 3)
 
-    def compile(self, recipe, mode=lm.MODE_PLAIN):
-        """(the source sent, the recipe told to the daemon)."""
+    def compile(self, recipe, mode=lm.MODE_PLAIN, *more):
+        """(the source sent, the recipe told to the daemon last). more: further turns."""
         environ = {"PATH": os.environ["PATH"], "HOME": self.folder, "TMPDIR": self.folder,
                    "DISTCC_LM_SOCKET": os.path.join(self.folder, "socket")}
-        with OneJobDaemon(environ["DISTCC_LM_SOCKET"], mode, recipe) as daemon:
+        with OneJobDaemon(environ["DISTCC_LM_SOCKET"], (mode, recipe), *more) as daemon:
             done = subprocess.run([PROGRAM, "cc", "gcc", "-c", "t.c", "-MD", "-o", "t.o"], env=environ, cwd=self.folder,
                                   capture_output=True, timeout=60)
         self.assertEqual((done.returncode, done.stderr, daemon.error), (0, b"", None))
         self.assertIn("t.o: t.c", read_text(os.path.join(self.folder, "t.d")))
-        return daemon.source, daemon.size_fields[5]
+        return daemon.source, daemon.recipes[-1]
 
     def test_recipe(self):
         source, made = self.compile(lm.RECIPE_WANTED)
         self.assertIn(b"by_driver", source)
-        self.assertIn(lm.STAND_IN_SOURCE, made.decode())
-        self.assertEqual(self.compile(made.decode()), (source, b""))
-        self.assertIn(b"by_recipe", self.compile(made.decode() + "\n-DRECIPE")[0])
-        self.assertEqual(self.compile(lm.NO_RECIPE), (source, b""))
+        self.assertIn(lm.STAND_IN_SOURCE, made)
+        self.assertEqual(self.compile(made), (source, ""))
+        self.assertIn(b"by_recipe", self.compile(made + "\n-DRECIPE")[0])
+        self.assertEqual(self.compile(lm.NO_RECIPE), (source, ""))
 
     def test_recipe_of_another_mode(self):
-        """Where -fdirectives-only turns out not to do, the second try is not by its recipe."""
-        made = self.compile(lm.RECIPE_WANTED, lm.MODE_DIRECTIVES)[1].decode()
+        """Where -fdirectives-only turns out not to do, the second try is not by its recipe; nor is a recipe told as
+        another turn's."""
+        made = self.compile(lm.RECIPE_WANTED, lm.MODE_DIRECTIVES)[1]
         self.assertIn(b"#define", self.compile(made, lm.MODE_DIRECTIVES)[0])
+        plain = self.compile(lm.RECIPE_WANTED, lm.MODE_DIRECTIVES, (lm.MODE_PLAIN, lm.NO_RECIPE))
+        self.assertEqual((plain[0].count(b"#define"), plain[1]), (0, ""))
         with open(self.source, "a") as file:
             file.write("#pragma redefine_extname before after\nint before(void);\n")
         source, told = self.compile(made, lm.MODE_DIRECTIVES)
         self.assertIn(b"redefine_extname", source)
-        self.assertEqual((source.count(b"#define"), told), (0, b""))
+        self.assertEqual((source.count(b"#define"), told), (0, ""))
 
     def test_recipe_that_fails(self):
         """It is given up, and the driver does it."""
         for recipe in ("/bin/false", "/nonexistent", "/bin/sh\n-c\necho said >&2"):
             source, told = self.compile(recipe)
             self.assertIn(b"by_driver", source)
-            self.assertEqual(told, lm.NO_RECIPE.encode())
+            self.assertEqual(told, lm.NO_RECIPE)
 
 
 class OneJobDaemon:
     """Stands for the daemon and for the host behind it, for one compile."""
 
-    def __init__(self, path, mode=lm.MODE_PLAIN, recipe="-"):
-        self.path, self.error, self.mode, self.recipe = path, None, mode, recipe
-        self.size_fields, self.source = [], b""             # what came
+    def __init__(self, path, *turns):
+        self.path, self.error, self.turns = path, None, turns               # turns: (mode, recipe)
+        self.recipes, self.source = [], b""                 # what came
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(path)
         self.listener.listen(1)
@@ -537,13 +541,14 @@ class OneJobDaemon:
     def serve(self, client):
         name, fields = self.receive(client, lm.decode_fields())
         assert (name, fields[1]) == (b"HELO", b"cc"), (name, fields)
-        client.sendall(lm.encode_fields(b"TURN", self.mode, 0, self.recipe))
-        name, self.size_fields = self.receive(client, lm.decode_fields())
-        if name == b"SEEN":
-            unknown = range(len(self.size_fields[0]) // 16)
-            client.sendall(lm.encode_fields(b"FILE", 0, " ".join(map(str, unknown))))
-            name, self.size_fields = self.receive(client, lm.decode_fields())
-        assert name == b"SIZE", name
+        for turn in self.turns or [(lm.MODE_PLAIN, lm.NO_RECIPE)]:
+            client.sendall(lm.encode_fields(b"TURN", turn[0], 0, turn[1]))
+            name, fields = self.receive(client, lm.decode_fields())
+            if name == b"SEEN":
+                client.sendall(lm.encode_fields(b"FILE", 0, " ".join(map(str, range(len(fields[0]) // 16)))))
+                name, fields = self.receive(client, lm.decode_fields())
+            assert name == b"SIZE", name
+            self.recipes.append(fields[5].decode())
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
@@ -2906,9 +2911,9 @@ class Audiences(unittest.TestCase):
         self.assertTrue(audience.hear(("10.9.9.9", 1), 5.0))
         self.assertFalse(audience.hear(("10.9.9.9", 1), 5.0))
         for now in (5.0, 6.0):
-            ((targets, interval_s),) = audience.due(now)
+            ((targets, _, interval_s),) = audience.due(now)
             self.assertEqual((len(targets), interval_s), (lm.LARGE_FARM_HOSTS, lm.REPORT_INTERVAL_S))
-        ((targets, _),) = audience.due(5.0 + lm.SUBMITTER_MEMORY_S)
+        ((targets, _, _),) = audience.due(5.0 + lm.SUBMITTER_MEMORY_S)
         self.assertEqual(len(targets), lm.LARGE_FARM_HOSTS - 1)
 
     def test_large(self):
@@ -2918,15 +2923,23 @@ class Audiences(unittest.TestCase):
         audience.asked("10.9.9.9", 0.0)
         sent = collections.Counter()
         for now in range(100):
-            for targets, interval_s in audience.due(float(now)):
+            for targets, _, interval_s in audience.due(float(now)):
                 sent.update(targets)
                 self.assertIn(interval_s, (lm.REPORT_INTERVAL_S, lm.SLOW_REPORT_INTERVAL_S))
             if now == 30:
                 audience.hear(("10.9.9.9", 1), 30.0)
         self.assertEqual(sent.pop(("10.9.9.9", 1)), 60 + (90 - 60) // 10)
         self.assertEqual((set(sent.values()), len(sent)), ({10}, 1000))
-        self.assertEqual(sum(len(targets) for targets, _ in audience.due(91.0)), 0)
-        self.assertEqual(sum(len(targets) for targets, _ in audience.due(91.5, True)), 1000)
+        self.assertEqual(sum(len(targets) for targets, _, _ in audience.due(91.0)), 0)
+        self.assertEqual(sum(len(targets) for targets, _, _ in audience.due(91.5, True)), 1000)
+
+    def test_large_and_all_submit(self):
+        """Nobody is left for the slow row; the broadcast goes out with it all the same."""
+        audience = self.audience(200)
+        for i in range(200):
+            audience.asked("10.0.%d.%d" % divmod(i, 250), 0.0)
+        broadcasts = [any(broadcast for _, broadcast, _ in audience.due(float(now))) for now in range(30)]
+        self.assertEqual(sum(broadcasts), 3)
 
     def test_first_job_after_a_pause(self):
         scheduler, asked = a_scheduler(lm.Host("h", "h", "peer")), []
@@ -6662,6 +6675,14 @@ class Sessions(FarmCase):
                 self.assertIn(b"restart the daemon", fields[0])
         daemon.idle()
 
+    def test_unknown_reasons(self):
+        """A client's own words reach neither the statistics nor a terminal."""
+        daemon = self.farm.start()
+        for reason in ("\x1b[2J", "x" * 500, "link"):
+            with Client(daemon) as client:
+                self.assertEqual(client.local(reason).receive(b"WAIT")[0], b"LOCL")
+        self.assertEqual(daemon.status()["totals"]["local_reasons"], {"other": 2, "link": 1})
+
     def test_malformed_messages(self):
         daemon = self.farm.submitter(self.farm.add(FaultyPeer()))
         version = lm.CLIENT_VERSION
@@ -7085,6 +7106,28 @@ class Listing(unittest.TestCase):
             daemon = farm.start("--hosts", "me@h")
             self.assertIn("open an ssh tunnel", daemon.status()["warnings"][0])
             self.assertIn(b"Host list: me@h: ssh hosts are not used", command("status", sock=daemon.socket).out)
+
+
+class StandingStill(unittest.TestCase):
+    def test_forgiven_first(self):
+        """After SIGSTOP or a suspend ages are put right before anything judges by them: events and tasks."""
+        loop, order = lm.Loop("error"), []
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            theirs.send(b"x")
+            loop.watch(ours, selectors.EVENT_READ, lambda _: order.append(ours.recv(1)))
+            loop.on_gap = order.append
+            loop.tasks.append([0.0, 60.0, lambda now: order.append("task")])
+            loop.turn(0.0)
+            loop.tasks[0][0] = 0.0
+            theirs.send(b"y")
+            loop.last_turn -= 50.0
+            select, loop.selector = loop.selector.select, unittest.mock.Mock()
+            now = loop.now()
+            loop.selector.select = lambda timeout: setattr(loop, "now", lambda: now + 50.0) or select(timeout)
+            loop.turn(0.0)
+        self.assertEqual(order[:2], [b"x", "task"])
+        self.assertEqual((round(order[2]), order[3:]), (50, [b"y", "task"]))
 
 
 class DaemonSignals(FarmCase):
@@ -8039,6 +8082,30 @@ class FaultyPeers(FarmCase):
             with self.subTest(row[0]):
                 self.assertEqual(complaints, [])
         self.assertEqual(self.sources.strays(), [])
+
+    def test_no_diagnosis(self):
+        """DISTCC_LM_CARETS=0 takes the compiler's words about the source, not a server's troubles."""
+        def job(peer, sock):
+            peer.read_job(sock)
+            sock.sendall(lm.encode_reply(1 << 8, b"cc1: error while writing: No space left on device\n", b"", 0))
+        peer = self.farm.add(type("Troubled", (FaultyPeer,), {"job": job})())
+        daemon = self.farm.start("--peer", peer.address)
+        daemon.until(lambda s: s["hosts"][1]["state"] == "up")
+        name = self.sources.make()
+        done = cc(daemon.socket, "gcc", "-c", name, "-o", "o", cwd=self.sources.folder, env={"DISTCC_LM_CARETS": "0"})
+        self.assertEqual((done[:3], peer.jobs_seen), (self.sources.expected(name)[:3], 1))
+
+    def test_name_without_address(self):
+        """A host whose name is not resolved is not looked for on this box."""
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(1)
+            listener.settimeout(0)
+            daemon = self.farm.start("--hosts", "no-such-host.invalid:%d" % listener.getsockname()[1])
+            name = self.sources.make()
+            self.assertEqual(self.cc(daemon, "gcc", "-c", name, "-o", "o").code, 0)
+            self.assertIn("not resolved", daemon.status()["hosts"][1]["reason"])
+            self.assertRaises(BlockingIOError, listener.accept)
 
     def test_the_right_one_works(self):
         """Else the rows above would show nothing."""
