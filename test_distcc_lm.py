@@ -41,7 +41,6 @@ import threading
 import time
 import unittest
 import unittest.mock
-import unittest.mock
 import uuid
 import zlib
 from xml.etree import ElementTree
