@@ -4321,6 +4321,20 @@ class JobArea:
         os.close(self.fd)
 
 
+def kill_tenants(folder, uid):
+    """SIGKILL to what still works below a stale area: its spawner, killed together with the daemon, could not. A user's
+    shell that happens to be there stays: only jobs can gain no privileges."""
+    for pid in filter(str.isdigit, os.listdir("/proc") if os.path.isdir("/proc/self/fd") else ()):
+        try:
+            inside = os.readlink("/proc/%s/cwd" % pid).startswith(folder + "/")
+            if inside and os.stat("/proc/" + pid).st_uid == uid:
+                with open("/proc/%s/status" % pid) as file:
+                    if "NoNewPrivs:\t1" in file.read():
+                        os.kill(int(pid), signal.SIGKILL)
+        except OSError:
+            continue                                    # it has ended, or is none of ours
+
+
 def remove_stale_areas(tmpdir, account):
     """Daemon and spawner hold a lock on their base folder: one without is nobody's. Only our own or the job user's."""
     try:
@@ -4335,6 +4349,7 @@ def remove_stale_areas(tmpdir, account):
             fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
             if os.fstat(fd).st_uid in (os.geteuid(), account.uid):
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                kill_tenants(os.path.join(os.path.realpath(tmpdir), name), account.uid)
                 empty_folder(fd)
                 os.rmdir(name, dir_fd=folder)
         except OSError:

@@ -301,6 +301,11 @@ class Layering(ChecksProgram):
     def test_mechanism(self):
         self.assertClean(self.source.policy_faults())
 
+    def test_no_wall_clock(self):
+        """A clock that jumps moves nothing: times of the day are written into the log and used nowhere."""
+        used = r"\btime\.(time|time_ns|localtime|gmtime|ctime)\b|\bdatetime\b|CLOCK_REALTIME"
+        self.assertEqual(re.findall(used, read_text(PROGRAM)), [])
+
     def test_names_exist(self):
         """Every name that is looked up in the module is defined in it or a builtin."""
         import builtins
@@ -5441,10 +5446,16 @@ class ServerCase(Comparing, unittest.TestCase):
     """One worker with two slots for all tests of a class."""
 
     @classmethod
+    def options(cls):
+        """(options, program) of the worker."""
+        return (), None
+
+    @classmethod
     def setUpClass(cls):
         cls.farm = LoopbackFarm()
         try:
-            cls.worker = cls.farm.worker("--slots", "2")
+            options, prog = cls.options()
+            cls.worker = cls.farm.worker("--slots", "2", *options, prog=prog)
             cls.worker.until(lambda s: s["hosts"][0]["slots"] == 2)
         except BaseException:
             cls.farm.__exit__(Exception)
@@ -5661,6 +5672,30 @@ class SlotConversations(ServerCase):
         self.nothing_left()
         self.serves()
 
+    def test_claims(self):
+        """100,000 arguments and lengths of 4 GiB: refused, and no memory is taken for what was only announced."""
+        many = b"DIST00000001" + lm.token(b"ARGC", 100_000) + lm.body_token(b"ARGV", b"x") * 100_000
+        rows = [many, huge_argv(100_000), lm.encode_job([b"gcc"] + [b"y" * 99_999] * 40, 5)]
+        rows += [b"DIST00000001ARGC00000002ARGV%sx" % size for size in (b"ffffffff", b"80000000", b"7fffffff")]
+        rows += [lm.encode_job([os.fsencode(word) for word in ARGV], size) for size in (0xffffffff, 0x80000000)]
+        before = LiveFuzz.figures(self.worker)[0]
+
+        def check(row):
+            own, row = row
+            with Wire(self.worker) as wire:
+                if own and wire.ask_slot().admission()[0] == "parked":
+                    wire.admission()
+                with contextlib.suppress(ConnectionError):
+                    wire.send(row)
+                return wire.closed(8)
+        both = [(own, row) for own in (False, True) for row in rows]
+        for row, closed in zip(both, together(both, check, workers=4)):
+            with self.subTest(own=row[0], row=row[1][:40]):
+                self.assertTrue(closed)
+        self.nothing_left()
+        self.assertLess(LiveFuzz.figures(self.worker)[0] - before, 20_000)
+        self.serves()
+
     def test_trickle(self):
         """Seven bytes at a time."""
         data = lm.encode_job([os.fsencode(word) for word in ARGV], len(HELLO_C)) + HELLO_C
@@ -5670,12 +5705,12 @@ class SlotConversations(ServerCase):
             self.assertEqual(wire.reply()[0].status, 0)
 
     def test_stalled_connections(self):
-        """300 of each kind keep no real job out, and take no slot."""
+        """500 of each kind keep no real job out, and take no slot."""
         head = lm.encode_job([os.fsencode(word) for word in ARGV], 1 << 20)
         lease = lm.SlotRequest(b"stalling", 9, 1, 1, gcc_identity(), 0, "c").encode()
         for start, limit in ((b"", 3), (head[:30], 3), (head + b"x", 3), (lease, 12)):
             with self.subTest(start[:4], size=len(start)), contextlib.ExitStack() as stack:
-                for _ in range(300):
+                for _ in range(500):
                     with contextlib.suppress(ConnectionError):
                         stack.enter_context(Wire(self.worker)).send(start)
                 begin = time.monotonic()
@@ -5825,6 +5860,139 @@ class HostileJobs(ServerCase):
             self.assertNotIn("x", os.listdir(folder))
 
 
+@unittest.skipUnless(LANDLOCK and shutil.which("clang", path=PATH), "needs Landlock and clang")
+class HostileClang(ServerCase):
+    """clang obeys #include in a preprocessed text and loads what -Xclang says."""
+
+    @classmethod
+    def options(cls):
+        folder = new_folder()
+        os.symlink(shutil.which("clang", path=PATH), folder + "/clang")
+        return ("--compilers", folder), None
+
+    def test_rows(self):
+        secret, outside = secret_file(), OUTSIDE + "-clang"
+        texts = ['#include "%s"\n' % secret, '__asm__(".incbin \\"%s\\"");\n' % secret, '#embed "%s"\n' % secret,
+                 '# 1 "%s"\nint x = ;\n' % secret, '#pragma clang module import std\n',
+                 '#pragma comment(lib, "%s")\n' % secret, '#import "%s"\n' % secret, '@import std;\n']
+        words = [["-Xclang", "-load", "-Xclang", secret], ["-Xclang", "-o", "-Xclang", outside],
+                 ["-Xclang", "-include", "-Xclang", secret], ["-fmodules-cache-path=" + outside],
+                 ["-fpass-plugin=" + secret], ["-ftime-trace=" + outside], ["-fsave-optimization-record"],
+                 ["-foptimization-record-file=" + outside], ["-mllvm", "-load=" + secret], ["-mllvm", "-stats"],
+                 ["-mllvm=-debug-pass=" + outside], ["-serialize-diagnostics", outside], ["--config", secret],
+                 ["--config=" + secret], ["-cc1"], ["-fcrash-diagnostics-dir=" + outside], ["-MJ", outside],
+                 ["-ivfsoverlay", secret], ["-resource-dir=/tmp"], ["-fprofile-instr-use=" + secret],
+                 ["-fsanitize-ignorelist=" + secret], ["-working-directory=/etc"], ["-fmodule-file=" + secret],
+                 ["-fdebug-compilation-dir", "/x", "-gsplit-dwarf"], ["-ccc-install-dir", "/"], ["-B/tmp"],
+                 ["--gcc-toolchain=/tmp", "-fno-integrated-as"], ["-emit-ast"], ["-fembed-bitcode=all"]]
+        kinds = (("x.c", []), ("x.i", []), ("x.m", []), ("x.c", ["-x", "c"]), ("x.cc", ["-x", "c++"]))
+        rows = [(["clang", "-c", name, *kind], text) for text in texts for name, kind in kinds]
+        rows += [(["clang", "-c", "x.c", *more], HELLO_C.decode()) for more in words]
+        inside = contents(secret)
+
+        def check(row):
+            with Wire(self.worker) as wire:
+                answer = wire.job(row[0], row[1].encode()).reply()
+            everything = answer[0].stderr + answer[0].stdout + answer[1] if answer else b""
+            return ["leaks"] * (inside in everything) + ["wrote"] * os.path.exists(outside)
+        for row, found in zip(rows, together(rows, check, workers=4)):
+            with self.subTest(row):
+                self.assertEqual(found, [])
+        self.nothing_left()
+        with Wire(self.worker) as wire:                     # else the rows would show nothing
+            self.assertEqual(wire.job(["clang", "-c", "x.c"]).reply()[0].status, 0)
+
+
+@unittest.skipUnless(LANDLOCK and os.access("/bin/bash", os.X_OK), "needs Landlock and bash")
+class TableOff(ServerCase):
+    """Containment alone: a worker whose argument table lets everything pass. -wrapper then runs any program that a
+    compiler may run, here a shell; what it must not be able to do ends in nothing."""
+
+    @classmethod
+    def options(cls):
+        text = contents(program()).decode()
+        mark = "\n\n# ---- compiler identity\n"
+        assert text.count(mark) == 1
+        off = "\n\ndef serve_args(args, family, cxx=False):\n    return [*args], 'x.i', 'cpp-output'\n"
+        return (), write(new_folder() + "/distcc_lm.py", text.replace(mark, off + mark), 0o755)
+
+    def job(self, *words, text=HELLO_C):
+        with Wire(self.worker) as wire:
+            reply, data = wire.job(["gcc", "-c", "x.i", *words], text).reply()
+        return reply.stderr + reply.stdout + data
+
+    def script(self, text):
+        """What a shell in place of cc1 says."""
+        self.assertNotIn(",", text)
+        return self.job("-wrapper", "/bin/bash,-c," + text)
+
+    def test_shell(self):
+        outside, secret = OUTSIDE + "-table", secret_file()
+        victim = subprocess.Popen(["/bin/sleep", "600"], **({"user": 65534} if ROOT else {}))
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listener.close)
+        self.addCleanup(victim.wait)
+        self.addCleanup(victim.kill)
+        with Wire(self.worker) as other:
+            other.job(["gcc", "-O2", "-c", "x.i"], SLOW_SOURCE.encode())
+            pid = eventually(lambda: compilers_of(self.worker))[0]
+            folder = os.readlink("/proc/%d/cwd" % pid)
+            rows = ["read x < %s" % path for path in (secret, "/etc/passwd", "/etc/hostname", "/proc/self/status",
+                                                      "/proc/%d/environ" % self.worker.pid, folder + "/x.i",
+                                                      self.worker.log_path, self.worker.socket, PROGRAM)]
+            rows += ["echo x > %s" % path for path in (outside, "/etc/x", "/dev/shm/x", "/var/tmp/x", "/run/x", "../x",
+                                                       folder + "/x", folder + "/../x", "/proc/self/oom_score_adj")]
+            rows += ["cd %s && echo * | grep -q x.i" % folder, "cp /bin/true t && ./t",
+                     "cp /bin/true t; chmod 755 t; ./t", "mkdir d", "mkfifo f", "ln -s /etc/passwd l",
+                     "rm -rf %s && ! test -e %s/x.i" % (folder, folder), "ls /tmp", "ls /", "ls /home", "ls /root"]
+            if LANDLOCK >= 4:
+                rows += ["exec 3<>/dev/tcp/127.0.0.1/%d" % listener.getsockname()[1],
+                         "exec 3<>/dev/tcp/127.0.0.1/%s" % self.worker.address.rpartition(":")[2]]
+            if LANDLOCK >= 6:
+                rows += ["kill -9 %d" % who for who in (victim.pid, self.worker.pid, pid, os.getpid())]
+            self.assertIn(b"FINE", self.script("echo FINE"))
+            self.assertIn(b"FINE", self.script("read x < x.i && echo y > y && test -e y && echo FINE"))
+            for row in rows:
+                with self.subTest(row):
+                    self.assertNotIn(b"GOT" + b"THROUGH", self.script("(%s) && echo GOT''THROUGH" % row))
+            self.assertTrue(alive(pid) and alive(victim.pid))
+            self.assertFalse(os.path.exists(outside))
+        self.nothing_left()
+
+    def test_compiler(self):
+        """By the compiler's own means."""
+        outside, secret = OUTSIDE + "-table", secret_file()
+        tool = write(new_folder() + "/as", "#!/bin/sh\necho ran > %s\n" % outside, 0o755)
+        name, as_c = secret.encode(), ["-x", "c", "-nostdinc"]      # there is no stdc-predef.h for it to read
+        rows = [(words, HELLO_C) for words in (
+            ["-o", outside], as_c + ["-MD", "-MF", outside], ["-save-temps", "-dumpdir", "/tmp/dlm-"],
+            ["-fdump-tree-all=" + outside], ["-Wa,-a=" + outside], as_c + ["-include", secret], ["-wrapper", tool],
+            ["-B", os.path.dirname(tool)], ["-specs=" + secret], ["-fplugin=" + secret], ["@" + secret],
+            as_c + [secret], as_c + ["-E", "-include", secret], ["-aux-info", outside])]
+        rows += [(as_c, b'#include "%s"\n' % name), (as_c + ["-E"], b"#include </etc/passwd>\n"),
+                 ([], b'__asm__(".incbin \\"%s\\"");\n' % name), (["-x", "assembler"], b'.incbin "%s"\n' % name),
+                 (["-fpreprocessed", "-fdirectives-only"], b'#include "%s"\n' % name)]
+        self.assertIn(b"\x7fELF", self.job(*as_c))
+        inside = contents(secret)
+        for words, text in rows:
+            with self.subTest(words, text=text):
+                with Wire(self.worker) as wire:
+                    answer = wire.job(["gcc", "-c", "x.i", *words], text).reply()
+                if answer is not None:
+                    everything = answer[0].stderr + answer[0].stdout + answer[1]
+                    self.assertFalse(inside in everything or b"root:" in everything, everything[:500])
+                self.assertFalse(os.path.exists(outside) or glob.glob("/tmp/dlm-x*"))
+        self.nothing_left()
+
+    def test_nothing_goes_on(self):
+        """What a job leaves behind in sessions of its own dies with it."""
+        mark = "3%06d" % random.randrange(10 ** 6)
+        self.script("setsid setsid sleep %s & setsid sleep %s & echo" % (mark, mark))
+        self.assertTrue(eventually(lambda: not any(mark.encode() in contents("/proc/%s/cmdline" % pid)
+                                                   for pid in os.listdir("/proc") if pid.isdigit()), 5))
+        self.nothing_left()
+
+
 @needs("distcc")
 class RealClient(ServerCase):
     """Debian's distcc against our daemon."""
@@ -5844,6 +6012,16 @@ class RealClient(ServerCase):
         name = self.sources.make("#include <string>\nstd::string f() { return \"x\"; }\n", "x.cc")
         self.same(self.distcc("g++", "-c", name, "-o", "o2"), self.sources.expected(name, compiler="g++"), "o2")
         self.assertEqual(self.served(), before + 2)
+
+    def test_stranger(self):
+        """Not of --allow: told so in our words, which are none of its protocol; it compiles by itself."""
+        with LoopbackFarm() as farm:
+            worker = farm.start("--allow", "127.0.0.99", "--compilers", compilers())
+            name = self.sources.make()
+            env = environment(DISTCC_HOSTS=worker.address, DISTCC_DIR=new_folder())
+            done = run(["distcc", "gcc", "-c", name, "-o", "o"], self.sources.folder, env, 20)
+            self.assertEqual((done.code, self.sources.object("o")), (0, self.sources.expected(name)[3]))
+            self.assertIn("is not allowed", worker.text())
 
     def test_messages(self):
         """The remote compiler's own words and status."""
@@ -6886,6 +7064,19 @@ class OtherUsers(FarmCase):
         self.assertEqual(command("drain", sock=self.daemon.socket).code, 0)
         self.assertEqual(self.daemon.status()["hosts"][0]["state"], "draining")
 
+    def test_unwritable_socket(self):
+        """A client that may not connect compiles here."""
+        daemon = self.farm.submitter(self.farm.worker())
+        os.chmod(daemon.socket, 0o600)
+        folder = new_folder(0o777)
+        write(folder + "/x.c", "int x;\n", 0o644)
+        done = run(["setpriv", "--reuid=%d" % OTHER_UID, "--regid=%d" % OTHER_UID, "--clear-groups", program(), "cc",
+                    "gcc", "-c", "x.c", "-o", "x.o"], folder,
+                   environment(daemon.socket, DISTCC_LM_PYTHON=python_for_all()))
+        self.assertEqual(done[:3], (0, b"", b""))
+        self.assertEqual(contents(folder + "/x.o")[:4], b"\x7fELF")
+        self.assertEqual(daemon.idle()["totals"]["remote"], 0)
+
     def test_distrusts_another_users_daemon(self):
         """A daemon of some user on a socket that root's client is led to gets to see nothing."""
         folder = new_folder(0o777)
@@ -6975,7 +7166,8 @@ class DaemonStart(FarmCase):
     def test_corrupt_state(self):
         """Learnt anew, with a line in the log; written again at the end."""
         rows = (b"", b"{", b"[]", b"null", b"{}", b'{"hosts": 5}', b'{"hosts": {"local": {"kb_sum": "x"}}}',
-                b"\xff" * 99, b'{"hosts": {"local": null}}', b'{"version": 1e999}', b'"' + b"[" * 3000, b"[" * 100000)
+                b"\xff" * 99, b'{"format": 99, "hosts": {}, "what": "a later version"}', b'{"hosts": {"local": null}}',
+                b'{"version": 1e999}', b'"' + b"[" * 3000, b"[" * 100000)
 
         def check(pair):
             number, row = pair
@@ -7234,6 +7426,53 @@ class DaemonSignals(FarmCase):
         daemon.idle()
 
 
+    def test_killed_with_its_spawner(self):
+        """Nobody is left to clean up: the next start does, of compilers and folders, and of nothing else."""
+        worker = self.farm.worker()
+        with Wire(worker) as wire:
+            wire.job(["gcc", "-O2", "-c", "x.c"], SLOW_SOURCE.encode())
+            pids = eventually(lambda: compilers_of(worker))
+            areas = os.listdir(worker.tmpdir)
+            children = contents("/proc/%d/task/%d/children" % (worker.pid, worker.pid)).split()
+            spawner = next(int(pid) for pid in children if contents(b"/proc/%s/comm" % pid) == b"lm-spawner\n")
+            os.kill(worker.pid, signal.SIGSTOP)
+            os.kill(spawner, signal.SIGKILL)
+            worker.close()
+        job = os.readlink("/proc/%d/cwd" % pids[0])
+        with subprocess.Popen(["sleep", "600"], cwd=job) as bystander:
+            try:
+                self.assertTrue(all(map(alive, pids)))
+                again = self.farm.worker("--tmpdir", worker.tmpdir)
+                self.assertTrue(eventually(lambda: not any(map(alive, pids)), 5))
+                self.assertFalse(set(areas) & set(os.listdir(worker.tmpdir)))
+                self.assertIsNone(bystander.poll())
+                with Wire(again) as wire:
+                    self.assertEqual(wire.job(ARGV).reply()[0].status, 0)
+            finally:
+                bystander.kill()
+
+    def test_sighup_under_load(self):
+        """Ten a second to both daemons: no job notices."""
+        worker, daemon = self.farm.pair("--slots", "3")
+        names = [self.sources.make() for _ in range(12)]
+        over = threading.Event()
+
+        def signals():
+            while not over.wait(0.1):
+                for each in (worker, daemon):
+                    each.process.send_signal(signal.SIGHUP)
+        thread = threading.Thread(target=signals)
+        thread.start()
+        try:
+            results = together(names, lambda n: self.cc(daemon, "gcc", "-c", n, "-o", n + ".o"), workers=6)
+        finally:
+            over.set()
+            thread.join()
+        for name, done in zip(names, results):
+            self.same(done, self.sources.expected(name), name + ".o")
+        self.assertGreater(daemon.idle()["totals"]["remote"], 3)
+
+
 class DaemonLimits(FarmCase):
 
     @staticmethod
@@ -7280,6 +7519,41 @@ class DaemonLimits(FarmCase):
             self.assertTrue(eventually(lambda: len(os.listdir("/proc/%d/fd" % daemon.pid)) > 1200))
             with Wire(daemon) as wire:
                 self.assertEqual(wire.job(ARGV).reply()[0].status, 0)
+
+    def test_submitter_out_of_descriptors(self):
+        """The clients that it cannot take compile here."""
+        def limit():
+            resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
+        daemon = self.farm.submitter(self.farm.worker(), preexec_fn=limit)
+        names = [self.sources.make() for _ in range(4)]
+        with contextlib.ExitStack() as stack:
+            for _ in range(40):
+                sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+                with contextlib.suppress(OSError):
+                    sock.connect(daemon.socket)
+            self.assertTrue(eventually(lambda: "out of file descriptors" in daemon.text()))
+            for name, done in zip(names, together(names, lambda n: self.cc(daemon, "gcc", "-c", n, "-o", n + ".o"))):
+                self.same(done, self.sources.expected(name), name + ".o")
+                self.assertLess(done.seconds, 15)
+        daemon.idle()
+
+    @unittest.skipUnless(ROOT, "needs root, to mount a small disk")
+    def test_disk_full(self):
+        """Of a worker: while the source comes, or for the compiler. Compiled elsewhere or here, the slot is free."""
+        folder = new_folder(0o777)
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k,mode=1777", "none", folder]).returncode:
+            self.skipTest("no tmpfs can be mounted here")
+        self.addCleanup(subprocess.run, ["umount", "-l", folder], check=False)
+        worker = self.farm.worker("--tmpdir", folder, prog=program(DISK_RESERVE_MB=0))
+        daemon = self.farm.submitter(worker)
+        for size, reason in ((3 << 20, "disk space"), (200_000, "")):
+            name = self.sources.make("char s[] = \"%s\";\n" % ("0123456789" * (size // 10)))
+            self.same(self.cc(daemon, "gcc", "-c", name, "-o", "o"), self.sources.expected(name), "o")
+            self.assertIn(reason, worker.text())
+            self.assertEqual(daemon.idle()["totals"]["remote"], 0)
+            worker.idle()
+        self.assertTrue(eventually(lambda: len(os.listdir(folder)) <= 1 and not os.listdir(
+            os.path.join(folder, os.listdir(folder)[0]))))
 
     def test_idle_daemon_is_idle(self):
         worker, daemon = self.farm.pair()
@@ -7795,6 +8069,34 @@ class DaemonFailures(FarmCase):
                 peer.has_job.clear()
         self.assertEqual(self.sources.strays(), [])
 
+    def test_killed_while_the_client_works_alone(self):
+        """While it preprocesses, and while it compiles here and the daemon waits for the outcome."""
+        messages = self.farm.add({name: kind for name, kind, _, _ in PEER_ROWS}["job_stderr"]())
+        for state, text in (("preprocess", '#include "slow.h"\n'), ("local", loops(300))):
+            with self.subTest(state):
+                daemon = self.farm.submitter(messages)
+                name = self.sources.make(text)
+                fifo = self.sources.folder + "/slow.h"
+                if state == "preprocess":
+                    os.mkfifo(fifo)
+                with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                    future = pool.submit(cc, daemon.socket, "gcc", "-O1", "-c", name, "-o", state,
+                                         cwd=self.sources.folder)
+                    daemon.until(lambda s, state=state: any(j["state"] == state for j in s["jobs"]))
+                    os.kill(daemon.pid, signal.SIGKILL)
+                    while state == "preprocess" and not future.done():      # whoever opens it finds the text
+                        with contextlib.suppress(OSError):
+                            writer = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+                            os.write(writer, b"int x;\n")
+                            os.close(writer)
+                        time.sleep(0.02)
+                    done = future.result()
+                if state == "preprocess":
+                    os.unlink(fifo)
+                    write(fifo, "int x;\n")
+                self.same(done, self.sources.expected(name, "-O1"), state)
+        self.assertEqual(self.sources.strays(), [])
+
     def test_daemon_restarts(self):
         """Clients that waited find the new daemon."""
         worker, daemon = self.farm.pair()
@@ -7991,6 +8293,21 @@ def job_distccd_short(self, sock):
     sock.sendall(self.reply()[:-10])
 
 
+@row_of_peers(5)
+def job_size_too_small(self, sock):
+    """Of the object: what is over is no TIME."""
+    self.read_job(sock)
+    good = lm.encode_reply(0, b"", b"", len(self.object))
+    sock.sendall(self.reply().replace(good, lm.encode_reply(0, b"", b"", len(self.object) - 10)))
+
+
+@row_of_peers(5)
+def job_size_too_large(self, sock):
+    self.read_job(sock)
+    good = lm.encode_reply(0, b"", b"", len(self.object))
+    sock.sendall(self.reply().replace(good, lm.encode_reply(0, b"", b"", len(self.object) + 10)))
+
+
 for size in (0, 5, 12, 30, 59, 60, 61, 500, -1, -20, -60):
     def job(self, sock, size=size):
         self.read_job(sock)
@@ -8106,6 +8423,31 @@ class FaultyPeers(FarmCase):
             self.assertIn("not resolved", daemon.status()["hosts"][1]["reason"])
             self.assertRaises(BlockingIOError, listener.accept)
 
+    def test_reply_cut_at_every_byte(self):
+        """In process, for every length of a reply: nothing but the whole is taken for one."""
+        expected = self.sources.expected(self.sources.make())[3]
+        whole = lm.encode_reply(0, b"", b"", len(expected)) + expected + lm.encode_times(lm.Times(1, 20, 10, 300, 1.0))
+        source = os.open(write(new_folder() + "/x.i", b"int x;\n"), os.O_RDONLY)
+        self.addCleanup(os.close, source)
+        for size in range(len(whole) + 1):
+            ours, theirs = socket.socketpair()
+            with ours, theirs, tempfile.TemporaryFile() as file:
+                theirs.sendall(whole[:size])
+                theirs.shutdown(socket.SHUT_WR)
+                job = lm.JobSocket(os.dup(ours.fileno()), None)
+                try:
+                    reply = job.exchange([b"gcc", b"-c", b"x.c"], source, 7)
+                    job.receive(file.fileno(), reply.size)
+                    times = job.decode(lm.decode_times())
+                except lm.HostFailed as failure:
+                    self.assertLess(size, len(whole), failure)
+                    continue
+                finally:
+                    job.close()
+                file.seek(0)
+                self.assertEqual((size, times.elapsed_ms, file.read()), (len(whole), 20, expected))
+        print("a reply cut at each of %d bytes" % len(whole))
+
     def test_the_right_one_works(self):
         """Else the rows above would show nothing."""
         for kind, option in (("peer", "--peer"), ("distccd", "--hosts")):
@@ -8198,6 +8540,12 @@ class FaultyPeers(FarmCase):
             self.read_job(sock)
             sock.sendall(self.reply()[:100])
             self.hang(sock)
+        def job_drips(self, sock):
+            """Each byte in good time, but the whole never."""
+            self.read_job(sock)
+            for at in range(len(self.reply())):
+                sock.sendall(self.reply()[at:at + 1])
+                time.sleep(0.5)
         tuned = program(PROGRESS_S=2.0, OVERDUE_S=1.0)
 
         def check(job):
@@ -8211,7 +8559,7 @@ class FaultyPeers(FarmCase):
                                     prog=tuned, timeout=12), daemon
             except subprocess.TimeoutExpired:
                 return expected, None, daemon
-        jobs = (job_never_answers, job_stalls_in_the_reply)
+        jobs = (job_never_answers, job_stalls_in_the_reply, job_drips)
         for job, (expected, done, daemon) in zip(jobs, together(jobs, check)):
             with self.subTest(job.__name__):
                 self.assertIsNotNone(done, "still waiting after 12 s")
