@@ -11781,8 +11781,9 @@ class InProcess:
             state = "refused"
             del error
         except Exception as error:                      # noqa: BLE001 - whatever it is, it is the finding
-            state = "FAILED"
-            self.rows.append("    (%r, %r),    # %s: %s" % (name, data, type(error).__name__, error))
+            state = "FAILED by %s" % type(error).__name__
+            if not self.states[name, state]:            # the first of its kind will do
+                self.rows.append("    (%r, %r),    # %s: %s" % (name, data, type(error).__name__, error))
         self.states[name, state] += 1
 
     def run(self, count):
@@ -11882,7 +11883,9 @@ class LiveFuzz:
     def unix(self, _, inputs):
         """In a process of its own, since local slots last as long as that lives; many at once."""
         reader, writer = os.pipe()
-        inputs = [data.replace(b"of\nit", b"%05d" % self.mutator.rng.randrange(100000)) for data in inputs]
+        for at, data in enumerate(inputs):              # what is remembered of one is not to end the next
+            number = b"%05d" % self.mutator.rng.randrange(100000)
+            inputs[at] = data.replace(b"of\nit", number).replace(b"gcc 1", number)
         child = os.fork()
         if not child:
             with contextlib.suppress(BaseException):
@@ -12004,7 +12007,8 @@ class Fuzzed(unittest.TestCase):
         inside = InProcess(1)
         inside.targets = [("x", [b"abc"], lambda data: 1 // 0), ("y", [b"abc"], InProcess.packet)]
         inside.run(10)
-        self.assertEqual((len(inside.rows), inside.states["y", "refused"]), (5, 5))
+        found = len(inside.rows), inside.states["x", "FAILED by ZeroDivisionError"], inside.states["y", "refused"]
+        self.assertEqual(found, (1, 5, 5))
         self.assertIn("ZeroDivisionError", inside.rows[0])
         for words in (["-B/x"], ["-O2", "-o"], ["@x"], ["-fplugin=x"]):
             self.assertTrue(any(map(NEVER_SERVED.match, words)))
