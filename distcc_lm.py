@@ -153,8 +153,7 @@ REPORTERS_MOST = 4000               # large farms are not seen whole / spoofed a
 SUBMITTER_MEMORY_S = 60.0           # reports stop in a short pause / go to those who no longer care
 SECRET_LEAST_BYTES = 16             # a key may be guessed / good keys are refused
 REPLAY_WINDOW = 4096                # requests that overtake each other are refused / memory, for each submitter
-ECHO_MEMORY_S = 3.0                 # a daemon that wants proof of life asks again / packets carry what nobody needs
-ECHOES_MOST = 16                    # after a restart of many: they ask again / the packet is full
+ECHO_PAUSE_S = 0.9                  # many that start at once ask too often / a lost answer delays what they know
 WRONG_KEY_ANSWER_S = 1.0            # spoofed packets are answered / a wrong key is noticed late on its own side
 LOG_REPEAT_S = 60.0                 # strangers fill the log / a lasting mishap looks as if it were over
 UDP_MAX_BYTES = 1200                # too few list entries / packets are fragmented
@@ -884,7 +883,7 @@ class Load:
                  [struct.pack(self.ITEM, *item) for item in list(self.counted.items())[-20:]],
                  [struct.pack(self.KIN, instance, min(n, 65535)) for instance, n in list(self.kin.items())[:10]]]
         lists.append([self.version.encode("ascii", "replace")[:20]] if self.version else [])
-        lists += [self.echoes[:ECHOES_MOST]] if seal else []
+        lists += [self.echoes[:4]] if seal else []
         packet = head + b"".join(struct.pack("!BB", len(items), len(items[0]) if items else 0) + b"".join(items)
                                  for items in lists)
         if seal:
@@ -5314,7 +5313,7 @@ def read_secret(path):
 class Secret:
     """MACs with the farm's key, and what is new, told without a clock. Every daemon has a challenge: random bytes that
     are chosen at its start and again whenever it forgets whom it heard. Who echoes it in a report, or names it in a
-    request, lives now; from there on numbers only count up. An instance that was superseded never comes back."""
+    request, lives now; from there on numbers only count up."""
 
     def __init__(self, key):
         self.key, self.counter = key, 0
@@ -5351,8 +5350,10 @@ class Secret:
         return True
 
     def supersede(self, instance):
-        """Another instance has taken its place: whatever still comes of it was recorded."""
-        self.reports[instance] = 1 << 64
+        """Another instance has taken its place. What still comes of it was recorded, most likely: it must echo a
+        challenge that no recording has."""
+        self.reports.pop(instance, None)
+        self.challenge = os.urandom(CHALLENGE_BYTES)
 
     def refusal(self, request, address):
         """Why a request that came to this address (bytes) of ours is refused: the reason's name, or None."""
@@ -5986,12 +5987,12 @@ class Reports:
         self.heard = {}                             # instance: (sequence, at); of those without a secret
         self.homes = {}                             # instance: Endpoint that it was first heard from
         self.tenants = {}                           # Endpoint: instance that was last heard from there
-        self.owed = {}                              # challenge to echo: asked for at
+        self.wanted = {}                            # instance that was asked to echo our challenge: when
         self.answered_at = 0.0                      # last report in answer to a wrong key
 
     # -- out
 
-    def packet(self, load, now, wish=0):
+    def packet(self, load, now, wish=0, echoes=()):
         """The report as it is sent; `wish`: WANTS_REPORT, WANTS_ECHO."""
         self.sequence += 1
         load.sequence, load.kin = self.sequence, self.neighbours.running(now)
@@ -5999,8 +6000,7 @@ class Reports:
         secret = self.trust.secret
         if not secret:
             return load.encode()
-        self.owed = {challenge: at for challenge, at in self.owed.items() if now - at < ECHO_MEMORY_S}
-        load.challenge, load.echoes = secret.challenge, list(self.owed)[-ECHOES_MOST:]
+        load.challenge, load.echoes = secret.challenge, list(echoes)
         return load.encode(secret.seal(b"report"))
 
     def announce(self, now, wanted=False):
@@ -6133,19 +6133,29 @@ class Reports:
             self.heard[load.instance] = (load.sequence, now)
             return True
         new = secret.report_is_new(load)
-        if load.capabilities & WANTS_ECHO and new is not False:
-            self.owed.pop(load.challenge, None)
-            self.owed[load.challenge] = now
-            self.report_soon(now)
-        if new is None:                                     # prove that you live
-            self.send(self.packet(self.make_load(), now, WANTS_ECHO), address, port)
-        elif new:
+        if new:
             before = self.tenants.get((address, port))
             if before not in (None, load.instance):
                 secret.supersede(before)
+            if len(self.tenants) > 2 * REPORTERS_MOST:
+                self.tenants.clear()
             self.tenants[address, port] = load.instance
+        if new is not False:
+            self.exchange_echoes(new is None, load, address, port, now)
         self.replayed += new is False
         return bool(new)
+
+    def exchange_echoes(self, unproven, load, address, port, now):
+        """Ask a sender that may be a recording for its echo, and give it ours if it asks: to it alone, one packet for
+        one, so that a recording sets nothing off."""
+        asking = unproven and now - self.wanted.get(load.instance, -ECHO_PAUSE_S) >= ECHO_PAUSE_S
+        if asking:
+            if len(self.wanted) >= REPORTERS_MOST:
+                self.wanted.clear()
+            self.wanted[load.instance] = now
+        echoes = [load.challenge] if load.capabilities & WANTS_ECHO else []
+        if asking or echoes:
+            self.send(self.packet(self.make_load(), now, WANTS_ECHO if asking else 0, echoes), address, port)
 
     def discovered(self, instance, endpoint, now):
         """A daemon of a --use network, or with our secret: a host from now on. Its key; None for one that is a host by
