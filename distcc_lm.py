@@ -6053,7 +6053,7 @@ class Reports:
                 self.loop.log("debug", "load reports: %s" % error.strerror)
                 continue
             address = plain_address(source[0])
-            if source[3:] and source[3]:
+            if source[3:] and source[3] and (address in self.zones or len(self.zones) < REPORTERS_MOST):
                 self.zones[address] = source[3]
             self.take(packet, address, source[1], self.loop.now())
 
