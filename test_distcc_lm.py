@@ -5965,7 +5965,7 @@ class TableOff(ServerCase):
         tool = write(new_folder() + "/as", "#!/bin/sh\necho ran > %s\n" % outside, 0o755)
         name, as_c = secret.encode(), ["-x", "c", "-nostdinc"]      # there is no stdc-predef.h for it to read
         rows = [(words, HELLO_C) for words in (
-            ["-o", outside], as_c + ["-MD", "-MF", outside], ["-save-temps", "-dumpdir", "/tmp/dlm-"],
+            ["-o", outside], as_c + ["-MD", "-MF", outside], ["-save-temps", "-dumpdir", outside + "-"],
             ["-fdump-tree-all=" + outside], ["-Wa,-a=" + outside], as_c + ["-include", secret], ["-wrapper", tool],
             ["-B", os.path.dirname(tool)], ["-specs=" + secret], ["-fplugin=" + secret], ["@" + secret],
             as_c + [secret], as_c + ["-E", "-include", secret], ["-aux-info", outside])]
@@ -5981,7 +5981,7 @@ class TableOff(ServerCase):
                 if answer is not None:
                     everything = answer[0].stderr + answer[0].stdout + answer[1]
                     self.assertFalse(inside in everything or b"root:" in everything, everything[:500])
-                self.assertFalse(os.path.exists(outside) or glob.glob("/tmp/dlm-x*"))
+                self.assertFalse(glob.glob(outside + "*"))
         self.nothing_left()
 
     def test_nothing_goes_on(self):
@@ -8431,8 +8431,14 @@ class FaultyPeers(FarmCase):
         """In process, for every length of a reply: nothing but the whole is taken for one."""
         expected = self.sources.expected(self.sources.make())[3]
         whole = lm.encode_reply(0, b"", b"", len(expected)) + expected + lm.encode_times(lm.Times(1, 20, 10, 300, 1.0))
-        source = os.open(write(new_folder() + "/x.i", b"int x;\n"), os.O_RDONLY)
-        self.addCleanup(os.close, source)
+        class Text:
+            """What a SourceText is to it."""
+            fd, size = os.open(write(new_folder() + "/x.i", b"int x;\n"), os.O_RDONLY), 7
+
+            @staticmethod
+            def remote_argv(own):
+                return [b"gcc", b"-c", b"x.c"]
+        self.addCleanup(os.close, Text.fd)
         for size in range(len(whole) + 1):
             ours, theirs = socket.socketpair()
             with ours, theirs, tempfile.TemporaryFile() as file:
@@ -8440,7 +8446,7 @@ class FaultyPeers(FarmCase):
                 theirs.shutdown(socket.SHUT_WR)
                 job = lm.JobSocket(os.dup(ours.fileno()), None, b"peer", False)
                 try:
-                    reply = job.exchange([b"gcc", b"-c", b"x.c"], source, 7)
+                    reply = job.exchange(Text)
                     job.receive(file.fileno(), reply.size)
                     times = job.decode(lm.decode_times())
                 except lm.HostFailed as failure:
