@@ -12151,6 +12151,7 @@ class Soak:
 
     def work(self, tokens, seed):
         """A client process: takes numbers of jobs until there are none."""
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)          # PR_SET_PDEATHSIG: none stays when a test is ended
         rng = random.Random(seed)
         light = LightClient(self, rng)
         while True:
@@ -12225,6 +12226,8 @@ class Soak:
         if len(done) < count:
             self.faults.append("%d jobs have no end" % (count - len(done)))
         for pid in children:
+            if len(done) < count:
+                os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
         for fd in (tokens, reader, self.results):
             os.close(fd)
