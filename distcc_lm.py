@@ -150,10 +150,12 @@ REPORT_MIN_GAP_S = 0.1              # pushes flood the net / changes are seen la
 PEER_TIMEOUT_S = 5.0                # busy hosts flap / a dead host is believed longer
 PEER_TIMEOUT_INTERVALS = 3          # likewise, for hosts that report more rarely
 REPORTERS_MOST = 4000               # large farms are not seen whole / spoofed addresses cost memory and reports
+NEIGHBOURS_MOST = 100               # daemons on one kernel: work of some is foreign load / work and memory
 SUBMITTER_MEMORY_S = 60.0           # reports stop in a short pause / go to those who no longer care
 SECRET_LEAST_BYTES = 16             # a key may be guessed / good keys are refused
 REPLAY_WINDOW = 4096                # requests that overtake each other are refused / memory, for each submitter
 ECHO_PAUSE_S = 0.9                  # many that start at once ask too often / a lost answer delays what they know
+FORMER_CHALLENGES = 16              # requests are refused once after others have restarted / nothing
 WRONG_KEY_ANSWER_S = 1.0            # spoofed packets are answered / a wrong key is noticed late on its own side
 LOG_REPEAT_S = 60.0                 # strangers fill the log / a lasting mishap looks as if it were over
 UDP_MAX_BYTES = 1200                # too few list entries / packets are fragmented
@@ -3062,6 +3064,7 @@ class Audience:
         self.hosts = hosts                          # {key: Host}: jobs are sent to them
         self.submitters = {}                        # target: heard at; it may send jobs here
         self.active = {}                            # address: when it last asked for a slot, or for reports
+        self.fast = set()                           # targets that were told of another report within a second
         self.slow_at = 0.0                          # when the rest is due
 
     def hear(self, target, now):
@@ -3072,7 +3075,8 @@ class Audience:
         return new and target in self.submitters
 
     def asked(self, address, now):
-        self.active[address] = now
+        if address in self.active or len(self.active) < REPORTERS_MOST:
+            self.active[address] = now
 
     def everybody(self, now):
         self.submitters = {who: at for who, at in self.submitters.items() if now - at < SUBMITTER_MEMORY_S}
@@ -3080,15 +3084,20 @@ class Audience:
         return set(self.submitters) | {(host.address, host.endpoint[1]) for host in self.hosts.values() if host.address}
 
     def due(self, now, all_of_them=False):
-        """[(targets, whether to broadcast as well, seconds until their next report)]."""
-        everybody = self.everybody(now)
+        """[(targets, whether to broadcast as well, seconds until their next report)]. Who was fast and is so no more is
+        told at once, or would take the long silence for a failure."""
+        everybody, before = self.everybody(now), self.fast
         if len(everybody) <= LARGE_FARM_HOSTS:
+            self.fast = everybody
             return [(everybody, True, REPORT_INTERVAL_S)]
-        fast = {target for target in everybody if target[0] in self.active}
-        if now < self.slow_at and not all_of_them:
-            return [(fast, False, REPORT_INTERVAL_S)]
-        self.slow_at = now + SLOW_REPORT_INTERVAL_S
-        return [(fast, False, REPORT_INTERVAL_S), (everybody - fast, True, SLOW_REPORT_INTERVAL_S)]
+        self.fast = {target for target in everybody if target[0] in self.active}
+        slow, rows = everybody - self.fast, [(self.fast, False, REPORT_INTERVAL_S)]
+        if now >= self.slow_at or all_of_them:
+            self.slow_at = now + SLOW_REPORT_INTERVAL_S
+            rows.append((slow, True, SLOW_REPORT_INTERVAL_S))
+        elif before & slow:
+            rows.append((before & slow, False, SLOW_REPORT_INTERVAL_S))
+        return rows
 
 
 class Lease:
@@ -5315,12 +5324,13 @@ class Secret:
     are chosen at its start and again whenever it forgets whom it heard. Who echoes it in a report, or names it in a
     request, lives now; from there on numbers only count up."""
 
-    def __init__(self, key):
-        self.key, self.counter = key, 0
+    def __init__(self, key, counter=0):
+        self.key, self.counter = key, counter       # the last request's number; servers know the highest they saw
         self.forget()
 
     def forget(self):
         self.challenge = os.urandom(CHALLENGE_BYTES)
+        self.former = collections.deque(maxlen=FORMER_CHALLENGES)       # good for requests, whose numbers are kept
         self.reports = {}               # instance that echoed the challenge: sequence of its last report
         self.asked = {}                 # instance whose requests named it: (highest counter, bits for those below)
 
@@ -5351,9 +5361,10 @@ class Secret:
 
     def supersede(self, instance):
         """Another instance has taken its place. What still comes of it was recorded, most likely: it must echo a
-        challenge that no recording has."""
-        self.reports.pop(instance, None)
-        self.challenge = os.urandom(CHALLENGE_BYTES)
+        challenge that no recording has. It can: it may have moved, or a packet was passed on from its address."""
+        if self.reports.pop(instance, None) is not None:
+            self.former.append(self.challenge)
+            self.challenge = os.urandom(CHALLENGE_BYTES)
 
     def refusal(self, request, address):
         """Why a request that came to this address (bytes) of ours is refused: the reason's name, or None."""
@@ -5361,7 +5372,7 @@ class Secret:
             return "bad-mac"
         if request.dialled != address:
             return "relayed"
-        if request.challenge != self.challenge:
+        if request.challenge != self.challenge and request.challenge not in self.former:
             return "restarted"
         if request.instance not in self.asked and len(self.asked) >= REPORTERS_MOST:
             self.forget()
@@ -5395,7 +5406,7 @@ class Trust:
         if self.config.secret_file:
             key = read_secret(self.config.secret_file)
             if self.secret is None or self.secret.key != key:
-                self.secret = Secret(key)
+                self.secret = Secret(key, self.secret.counter if self.secret else 0)
             self.serves_plain = self.config.plain
 
     def standing(self, address):
@@ -5415,12 +5426,12 @@ class Trust:
         return self.standing(address)[0]
 
     def wrong_key(self, address, now):
-        """Note it. Whether this is news."""
-        news = address not in self.wrong_keys
+        """Note it. Whether this is news: of a hundred addresses, as they may be spoofed."""
         self.wrong_keys = {a: at for a, at in self.wrong_keys.items() if now - at < LOG_REPEAT_S}
-        if len(self.wrong_keys) < 100:
+        noted = address in self.wrong_keys
+        if noted or len(self.wrong_keys) < 100:
             self.wrong_keys[address] = now
-        return news
+        return not noted and address in self.wrong_keys
 
 
 def dialled_address(name):
@@ -5931,6 +5942,12 @@ class JobServer:
                                       times.peak_kb >> 10))
         return connection.reply(status, stderr, stdout, object_fd, size, times)
 
+    def sweep(self, now):
+        """Deadlines; and whoever has a slot here is to hear each second that this host lives."""
+        self.gate.sweep(now)
+        for connection in self.admission.holders:
+            self.audience.asked(connection.peer, now)
+
     def close_all(self):
         for connection in list(self.connections):
             connection.end("", "")
@@ -5949,25 +5966,60 @@ class JobServer:
 # Load reports in and out by UDP, and the connections that ask other hosts for a slot. No policy: what a report means is
 # for Ledger and Scheduler to say. Uses 1 to 6.
 
+def is_own_address(address):
+    """Whether this box has it: nobody can send from it from elsewhere, as the kernel drops such packets."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind((address, 0))
+    except OSError:
+        return False
+    return True
+
+
 class Neighbours:
     """Daemons under this box's kernel, heard of directly or through another: what they run is not foreign load here."""
 
     def __init__(self, boot, instance):
         self.boot, self.instance, self.rows = boot, instance, {}       # {instance: (jobs running, heard at)}
 
-    def hear(self, load, now):
-        if load.boot != self.boot or not self.boot.strip(b"\0"):
+    def hear(self, load, now, trusted, address):
+        """What it says of this kernel; who may only send jobs is believed from an address of this box's own."""
+        if load.boot != self.boot or not self.boot.strip(b"\0") or not (trusted or is_own_address(address)):
             return
-        self.rows[load.instance] = (load.running, now)
+        self.rows = {key: row for key, row in self.rows.items() if now - row[1] < PEER_TIMEOUT_S}
+        self.note(load.instance, load.running, now)
         for instance, running in load.kin.items():
             at = self.rows.get(instance, (0, 0))[1]
             if instance != self.instance and now - at > 2 * REPORT_INTERVAL_S:      # direct news is better
-                self.rows[instance] = (running, now - REPORT_INTERVAL_S)
-        if len(self.rows) > 100:
-            self.rows = {key: row for key, row in self.rows.items() if now - row[1] < PEER_TIMEOUT_S}
+                self.note(instance, running, now - REPORT_INTERVAL_S)
+
+    def note(self, instance, running, at):
+        if instance in self.rows or len(self.rows) < NEIGHBOURS_MOST:
+            self.rows[instance] = (running, at)
 
     def running(self, now):
         return {key: jobs for key, (jobs, at) in self.rows.items() if now - at < PEER_TIMEOUT_S}
+
+
+class Sequences:
+    """Of reports without a secret. Counted by address too: instances are public, and who may only send jobs must not
+    number a host's reports, nor fill the table that hosts are in."""
+
+    def __init__(self):
+        self.tables = {True: {}, False: {}}         # believed as a host?: {(address, instance): (sequence, heard at)}
+
+    def is_new(self, load, address, trusted, now):
+        """False of a packet that came late or twice, and of a newcomer where the table is full."""
+        table, who = self.tables[trusted], (address, load.instance)
+        sequence, at = table.get(who, (-1, 0))
+        if load.sequence <= sequence and now - at < PEER_TIMEOUT_S:
+            return False
+        if len(table) >= REPORTERS_MOST and who not in table:
+            table = self.tables[trusted] = {key: row for key, row in table.items() if now - row[1] < PEER_TIMEOUT_S}
+            if len(table) >= REPORTERS_MOST:
+                return False
+        table[who] = (load.sequence, now)
+        return True
 
 
 class Reports:
@@ -5984,7 +6036,7 @@ class Reports:
         self.dropped = self.bad = 0                 # packets from strangers; packets that are none
         self.other_versions = {}                    # (address, port): major version of what it sends
         self.unsealed = self.replayed = 0           # without the right MAC; seen before
-        self.heard = {}                             # instance: (sequence, at); of those without a secret
+        self.sequences = Sequences()
         self.homes = {}                             # instance: Endpoint that it was first heard from
         self.tenants = {}                           # Endpoint: instance that was last heard from there
         self.wanted = {}                            # instance that was asked to echo our challenge: when
@@ -6052,12 +6104,9 @@ class Reports:
             except OSError as error:                        # ICMP's answer to an earlier packet
                 self.loop.log("debug", "load reports: %s" % error.strerror)
                 continue
-            address = plain_address(source[0])
-            if source[3:] and source[3] and (address in self.zones or len(self.zones) < REPORTERS_MOST):
-                self.zones[address] = source[3]
-            self.take(packet, address, source[1], self.loop.now())
+            self.take(packet, plain_address(source[0]), source[1], self.loop.now(), *source[3:])
 
-    def take(self, packet, address, port, now):
+    def take(self, packet, address, port, now, zone=0):
         """Merge one packet. From whom it is believed is decided before it is looked at."""
         known = self.trust.peers.get(Endpoint((address, port)))
         (served, used), secret = self.trust.standing(address), self.trust.secret
@@ -6075,25 +6124,34 @@ class Reports:
             self.bad += 1
             self.loop.log("debug", "%s:%d: %s" % (address, port, error))
             return
-        if load.instance == self.neighbours.instance or not self.fresh(load, address, port, now):
+        if load.instance == self.neighbours.instance:
             return
-        self.neighbours.hear(load, now)
+        self.learn_zone(address, zone, known)
+        trusted = bool(secret or known is not None or used is not None)
+        if not self.fresh(load, trusted, address, port, now):
+            return
+        self.neighbours.hear(load, now, trusted, address)
         if served:
             self.serve_reports(load, address, port, now)
         if known is not None:
-            self.homes[load.instance] = Endpoint((address, port))
+            self.settle(load.instance, Endpoint((address, port)))
         elif load.port and (secret or load.port == used):
             known = self.discovered(load.instance, Endpoint((address, load.port)), now)
         if known is not None and load.port:
             self.merge(self.scheduler.hosts[known], load, now)
 
+    def learn_zone(self, address, zone, known):
+        """The interface behind a link-local address. A host's stays: the same address may be somebody's elsewhere."""
+        if zone and (known is None or not self.zones.get(address)) and (
+                address in self.zones or len(self.zones) < REPORTERS_MOST):
+            self.zones[address] = zone
+
     def hear_other(self, endpoint, known, error):
         """A daemon of another major version: not understood, but shown."""
         self.bad += 1
-        if self.other_versions.get(endpoint) != error.version:
-            self.loop.log("warning", "%s: %s: update the older of the two" % (endpoint, error))
-            if len(self.other_versions) < 1000:
-                self.other_versions[endpoint] = error.version
+        self.loop.log_seldom("warning", endpoint, "%s: %s: update the older of the two" % (endpoint, error))
+        if endpoint in self.other_versions or len(self.other_versions) < 1000:
+            self.other_versions[endpoint] = error.version
         if known is not None:
             self.scheduler.hosts[known].version = error.version
 
@@ -6119,19 +6177,11 @@ class Reports:
     def report_soon(self, now):
         self.next_at = min(self.next_at, max(now, self.sent_at + REPORT_MIN_GAP_S))
 
-    def fresh(self, load, address, port, now):
+    def fresh(self, load, trusted, address, port, now):
         """Drops packets that come late or twice (over two ways, by broadcast and directly, or from a recording)."""
         secret = self.trust.secret
         if secret is None:
-            sequence, at = self.heard.get(load.instance, (-1, 0))
-            if load.sequence <= sequence and now - at < PEER_TIMEOUT_S:
-                return False
-            if len(self.heard) >= REPORTERS_MOST and load.instance not in self.heard:
-                self.heard = {k: row for k, row in self.heard.items() if now - row[1] < PEER_TIMEOUT_S}
-                if len(self.heard) >= REPORTERS_MOST:
-                    return False
-            self.heard[load.instance] = (load.sequence, now)
-            return True
+            return self.sequences.is_new(load, address, trusted, now)
         new = secret.report_is_new(load)
         if new:
             before = self.tenants.get((address, port))
@@ -6161,18 +6211,22 @@ class Reports:
         """A daemon of a --use network, or with our secret: a host from now on. Its key; None for one that is a host by
         another address, or one too many."""
         key, hosts, home = str(endpoint), self.scheduler.hosts, self.homes.get(instance, endpoint)
-        if home != endpoint and str(home) in hosts and not hosts[str(home)].silent(now):
-            return None
+        there = hosts.get(str(home))
+        if home != endpoint and there and not there.silent(now) and (not there.load or there.load.instance == instance):
+            return None                                     # else it has moved, and another has its address now
         if key not in hosts:
             if len(hosts) >= REPORTERS_MOST:
                 return None
             hosts[key] = host = Host(key, key, "peer", endpoint)
             host.zone = self.zones.get(endpoint[0], 0)
             self.loop.log("info", "found %s" % key)
+        self.settle(instance, endpoint)
+        return key
+
+    def settle(self, instance, endpoint):
         if len(self.homes) > 2 * REPORTERS_MOST:
             self.homes.clear()
         self.homes[instance] = endpoint
-        return key
 
     def merge(self, host, load, now):
         if host.kind == "distccd":                          # listed as a distccd, answers as one of ours
@@ -7694,7 +7748,7 @@ class Daemon:
     def sweep(self, now):
         self.asker.sweep(now)
         if self.server:
-            self.server.gate.sweep(now)
+            self.server.sweep(now)
 
     def look_at_compilers(self, now):
         if self.server.offer.changed():

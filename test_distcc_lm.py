@@ -18,6 +18,7 @@ import functools
 import glob
 import heapq
 import importlib.util
+import ipaddress
 import itertools
 import json
 import math
@@ -39,6 +40,7 @@ import sys
 import tempfile
 import threading
 import time
+import types
 import unittest
 import unittest.mock
 import uuid
@@ -2936,6 +2938,19 @@ class Audiences(unittest.TestCase):
         self.assertEqual((set(sent.values()), len(sent)), ({10}, 1000))
         self.assertEqual(sum(len(targets) for targets, _, _ in audience.due(91.0)), 0)
         self.assertEqual(sum(len(targets) for targets, _, _ in audience.due(91.5, True)), 1000)
+
+    def test_large_and_told(self):
+        """Nobody waits longer for a report than the last one has said, whenever his minute is over."""
+        for phase in range(10):
+            audience, last = self.audience(200), {}
+            audience.asked("10.0.0.7", 0.0)
+            for second in range(100):
+                now = phase + second * 0.98
+                for targets, _, interval_s in audience.due(now):
+                    for target in targets:
+                        at, said = last.get(target, (now, interval_s))
+                        self.assertLess(now - at, said + 1.5, (phase, target))
+                        last[target] = now, interval_s
 
     def test_large_and_all_submit(self):
         """Nobody is left for the slow row; the broadcast goes out with it all the same."""
@@ -6180,6 +6195,163 @@ class RealServer(FarmCase):
 
 # ==== Section 8: peers ================================================================================================
 # Load reports by UDP, as they travel between real daemons.
+
+class Node:
+    """The UDP side of a daemon without a socket: what it sends comes to the others of `net` at once, by `clock`[0]."""
+
+    def __init__(self, net, address, instance, boot=b"", key=None, allow=(), use=()):
+        self.net, self.address, self.loop, self.clock = net, address, unittest.mock.Mock(), net["clock"]
+        config = types.SimpleNamespace(allow=[ipaddress.ip_network(a) for a in allow], secret_file=None, plain=False,
+                                       use=[(ipaddress.ip_network(a), 3632) for a in use])
+        trust = lm.Trust(config)
+        trust.secret = key and lm.Secret(key)
+        self.loop.log_seldom = functools.partial(lm.Loop.log_seldom, self.loop)
+        self.loop.seldom, self.loop.now = {}, lambda: self.clock[0]
+        boot = boot or instance * 2
+        self.reports = lm.Reports(self.loop, a_scheduler(), trust, lm.Neighbours(boot, instance), lambda: lm.Load(
+            instance=instance, boot=boot, port=3632, cores=4, slots=4, interval_ms=1000))
+        self.reports.sockets = [unittest.mock.Mock(family=socket.AF_INET, sendto=self.sendto)]
+        net[address] = self
+
+    def sendto(self, packet, target):
+        if target[0] in self.net:
+            self.net[target[0]].take(packet, self.address)
+        else:
+            self.stray = packet
+
+    def take(self, packet, address, port=3632, *zone):
+        self.reports.take(packet, address, port, self.clock[0], *zone)
+
+    def states(self):
+        return {key: host.state(self.clock[0])[0] for key, host in self.reports.scheduler.hosts.items()}
+
+    @staticmethod
+    def rounds(count, *nodes):
+        """So many seconds, in each of which all report to all."""
+        for _ in range(count):
+            nodes[0].clock[0] += 1.0
+            for sender, receiver in itertools.permutations(nodes, 2):
+                reports = sender.reports
+                reports.send(reports.packet(reports.make_load(), sender.clock[0]), receiver.address, 3632)
+
+
+class Reporters(unittest.TestCase):
+    """What is believed of whom, and what that costs."""
+
+    def nodes(self, **options):
+        self.net = {"clock": [100.0]}
+        return [Node(self.net, "10.0.0.%d" % n, b"%d" % n * 8, **options) for n in (1, 2, 3)]
+
+    def test_passed_on(self):
+        """A fresh report of one host, sent on from another's address, puts neither out."""
+        user, provoked, victim = self.nodes(key=KEY, allow=["10.9.0.0/16"])
+        Node.rounds(5, user, provoked, victim)
+        self.assertEqual(user.states(), {"10.0.0.2:3632": "up", "10.0.0.3:3632": "up"})
+        self.net["clock"][0] += 2
+        provoked.take(lm.PACKET_MAGIC + b"junk" * 50, "10.9.0.9")
+        user.take(provoked.stray, victim.address)
+        Node.rounds(8, user, provoked, victim)
+        self.assertEqual(user.states(), {"10.0.0.2:3632": "up", "10.0.0.3:3632": "up"})
+
+    def test_addresses_exchanged(self):
+        user, first, second = self.nodes(key=KEY)
+        Node.rounds(5, user, first, second)
+        del self.net[first.address], self.net[second.address]
+        first.address, second.address = second.address, "10.0.0.4"
+        self.net[first.address], self.net[second.address] = first, second
+        self.net["clock"][0] += 20
+        Node.rounds(8, user, first, second)
+        self.assertEqual(user.states(), {"10.0.0.2:3632": "down", "10.0.0.3:3632": "up", "10.0.0.4:3632": "up"})
+
+    def test_requests_outlive_a_challenge(self):
+        """A host's restart makes its peers choose another challenge; a request that is under way holds."""
+        server, client = lm.Secret(KEY), lm.Secret(KEY)
+        load = lm.Load(instance=b"instance", sequence=1)
+        load.echoes = [server.challenge]
+        self.assertTrue(server.report_is_new(load))
+
+        def refusal(challenge, counter):
+            request = lm.SlotRequest(b"submitte", 1, 1, 1, b"identity", 0, "c")
+            request.counter, request.challenge, request.dialled = counter, challenge, b"x:1"
+            request.encode(client.seal(b"request"))
+            return server.refusal(request, b"x:1")
+        before = server.challenge
+        server.supersede(b"instance")
+        self.assertNotEqual(server.challenge, before)
+        self.assertEqual([refusal(before, 1), refusal(server.challenge, 2), refusal(before, 1)],
+                         [None, None, "replayed"])
+        server.forget()
+        self.assertEqual(refusal(before, 3), "restarted")
+
+    def test_key_changed_and_back(self):
+        """SIGHUP twice: servers remember the highest number of this instance, so counting goes on."""
+        trust = lm.Trust(types.SimpleNamespace(allow=[], use=[], secret_file="f", plain=False))
+        with unittest.mock.patch.object(lm, "read_secret", side_effect=[KEY, KEY[::-1], KEY]):
+            trust.load_secret()
+            trust.secret.counter = 6000
+            trust.load_secret()
+            trust.load_secret()
+        self.assertEqual((trust.secret.key, trust.secret.counter), (KEY, 6000))
+
+    def test_instance_of_another(self):
+        """Who may only send jobs numbers no host's reports."""
+        user, host, _ = self.nodes(use=["10.0.0.0/24"], allow=["10.9.0.0/16"])
+        for number in range(10):
+            Node.rounds(1, user, host)
+            user.take(lm.Load(instance=b"2" * 8, sequence=number + (15 << 28)).encode(), "10.9.0.9")
+        self.assertEqual(user.states(), {"10.0.0.2:3632": "up"})
+
+    def test_neighbours(self):
+        """Of this kernel: a host's word, or an own address's; and not without end."""
+        user, host, _ = self.nodes(use=["10.0.0.0/24"], allow=["0.0.0.0/0"])
+        boot, running = user.reports.neighbours.boot, user.reports.neighbours.running
+        for number, (address, believed) in enumerate((("10.9.0.9", {}), ("127.0.0.1", {b"neighbor": 3}),
+                                                      (host.address, {b"neighbor": 4}))):
+            load = lm.Load(instance=b"neighbor", boot=boot, sequence=number + 1, running=number + 2)
+            user.take(load.encode(), address)
+            self.assertEqual(running(self.net["clock"][0]), believed, address)
+        for number in range(300):
+            kin = {b"%d-%06d" % (k, number): 1 for k in range(10)}
+            user.take(lm.Load(instance=b"%08d" % number, boot=boot, sequence=1, kin=kin).encode(), host.address)
+        self.assertEqual(len(user.reports.neighbours.rows), lm.NEIGHBOURS_MOST)
+        self.assertEqual(running(self.net["clock"][0])[b"neighbor"], 4)
+
+    def test_log_of_strangers(self):
+        """Spoofed sources: a line for each of a hundred, then none."""
+        user = self.nodes(key=KEY)[0]
+        sealed = lm.Load(instance=b"stranger", sequence=1).encode(lm.Secret(b"?" * 20).seal(b"report"))
+        for number in range(300):
+            user.take(sealed, "10.1.%d.%d" % divmod(number, 250))
+        self.assertEqual(sum(call[0][0] == "warning" for call in user.loop.log.call_args_list), 100)
+        user.loop.log.reset_mock()
+        user = self.nodes(use=["10.0.0.0/8"])[0]
+        packet = lm.Load(instance=b"old", sequence=1).encode()
+        for number in range(300):                       # the version's byte alternates
+            user.take(packet[:4] + bytes((7 + number % 2,)) + packet[5:], "10.0.0.9")
+        self.assertEqual(user.loop.log.call_count, 1)
+
+    def test_memory_for_strangers(self):
+        """Link-local strangers leave nothing, nor turn a peer's interface."""
+        user = self.nodes(allow=["fe80::/10"])[0]
+        reports = user.reports
+        user.take(b"no packet", "fe80::1", 3632, 5)
+        self.assertEqual(reports.zones, {})
+        reports.trust.peers[lm.Endpoint(("fe80::2", 3632))] = "peer"
+        reports.scheduler.hosts["peer"] = lm.Host("peer", "peer", "peer", lm.Endpoint(("fe80::2", 3632)))
+        for zone in (5, 6):
+            for address in ("fe80::2", "fe80::3"):
+                user.take(lm.Load(instance=address.encode(), sequence=zone).encode(), address, 3632, zone)
+        self.assertEqual(reports.zones, {"fe80::2": 5, "fe80::3": 6})
+        with unittest.mock.patch.object(lm, "REPORTERS_MOST", 10):
+            for number in range(50):
+                user.take(lm.Load(instance=b"%08d" % number, sequence=9).encode(), "fe80::1:%x" % number, 3632, 7)
+                user.take(lm.Load(instance=b"%08d" % number, sequence=10).encode(), "fe80::2")
+            self.assertEqual(len(reports.zones), 10)
+            self.assertLess(len(reports.homes), 22)
+            for number in range(50):
+                reports.audience.asked(str(number), 100.0)
+            self.assertEqual(len(reports.audience.active), 10)
+
 
 class LoadExchange(FarmCase):
 
