@@ -212,6 +212,8 @@ SPEED_TIE = 1.25                    # hosts that are alike sort their jobs / slo
 CANDIDATE_COST_RATIO = 2.0          # few hosts are used / slow ones make the tail
 FRAMES_KEPT = 50                    # kinds of slot: frames are made anew at every event / memory
 SLOW_JOB_RATIO = 3.0                # of the mean job's time: slow hosts idle / long jobs on them make the tail
+ENDING_GAPS = 3.0                   # mean times between jobs without a new one mean that the build ends: slow hosts
+                                    # idle in its midst / they get the last jobs
 ROSTER_INTERVAL_S = 0.25            # work for nothing / a host that may be tried again is found late
 IDLE_HOST_S = 30.0                  # hosts are tried for nothing / one that has become fast stays unused
 IDLE_HOST_SHARE = 0.02              # of the jobs go to a host unused for so long: likewise
@@ -3232,13 +3234,14 @@ class Placement:
     def __init__(self, statistics, rng):
         self.statistics, self.rng = statistics, rng
 
-    def cost(self, host, job):
-        """Predicted seconds until the job's object is here, plus the slowdown that it causes others there."""
+    def cost(self, host, job, granted=False):
+        """Predicted seconds until the job's object is here, plus the slowdown that it causes others there. `granted`:
+        it has a slot already, whatever the last report says."""
         figures, load = self.statistics.host(host.key), host.load
         work = (JOB_FIXED_S + job.weight * figures.k()) * (figures.pace.value or 1.0)
         occupied, slots, wait = host.occupied(), host.slots() or 1, 0.0
         if occupied >= slots:
-            wait = (occupied - slots + 1) / slots * (figures.job_s.value or work)
+            wait = 0.0 if granted else (occupied - slots + 1) / slots * (figures.job_s.value or work)
             occupied = slots - 1
         if host.kind == "distccd":              # reports neither load nor times: as its jobs went before
             return figures.rtt.value + wait + work
@@ -3758,11 +3761,15 @@ class Chooser(Ledger):
         return first, 0
 
     def worth(self, host, job, ahead, frame, now):
-        """Whether this job should not rather wait for another host, behind `ahead` others."""
+        """Whether this job should take a slot here, rather than wait for another host behind `ahead` others."""
         others = [other for other in self.hosts.sample(frame, now, job.excluded) if other is not host]
         mean = self.statistics.remote.value
         best = self.placement.least(others, job) + ahead * mean / max(frame.slots, 1)
-        return self.placement.cost(host, job) <= max(CANDIDATE_COST_RATIO * best, SLOW_JOB_RATIO * mean)
+        if frame.shared:                            # others want the fast hosts, too: nobody knows how long that takes
+            return self.placement.cost(host, job, True) <= 2 * SLOW_JOB_RATIO * max(mean, best)
+        ending = now - self.last_hello > ENDING_GAPS * mean / max(sum(self.fair.active.values()), 1)
+        most = CANDIDATE_COST_RATIO * best if ending else max(CANDIDATE_COST_RATIO * best, SLOW_JOB_RATIO * mean)
+        return self.placement.cost(host, job, True) <= most
 
     def parked(self, request, now):
         """All slots of that host are taken: stay in its queue, if this group waits there only once."""

@@ -3452,6 +3452,17 @@ class UnlikeHosts(unittest.TestCase):
             job = scheduler.granted(requests[name], 1, 1.0)
             self.assertEqual(job.size_kb, size_kb)
 
+    def test_end_of_build(self):
+        """What goes to a slow host in the midst of a build waits for a fast one once nothing new has come for a
+        while."""
+        for passed, taken in ((0.0, True), (lm.ENDING_GAPS * 3.3, False)):
+            scheduler, requests = self.farm((200, 210))
+            scheduler.statistics.remote.value = 3.0
+            for host in scheduler.hosts.values():
+                scheduler.report(host, host_load(4), 1.0 + passed)
+            job = scheduler.granted(requests["slow"], 1, 1.0 + passed)
+            self.assertEqual(job is not None, taken, passed)
+
     def test_long_job_waits(self):
         """A job that the fast host would end much sooner, even after waiting, does not take the slow one's slot."""
         scheduler, requests = self.farm((2000, 2100))
@@ -4049,8 +4060,8 @@ class Simulated(unittest.TestCase):
     def test_greedy(self):
         """Beside one with 500 jobs small builds take at most 1.3 times what they do alone on their fair share."""
         for small in (1, 3):
-            beside = [self.small_builds(seed, 8, small, True) for seed in range(3)]
-            alone = [self.small_builds(seed, 8 * small // (small + 1), small, False) for seed in range(3)]
+            beside = [self.small_builds(seed, 8, small, True) for seed in range(6)]
+            alone = [self.small_builds(seed, 8 * small // (small + 1), small, False) for seed in range(6)]
             with self.subTest(small=small):
                 self.assertLess(sum(beside) / sum(alone), 1.3, (beside, alone))
 
