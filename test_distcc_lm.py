@@ -13565,6 +13565,35 @@ def farm_redis(sides):
             "%s %.2f" % (side, seconds[side] / seconds["local"]) for side in sides)), flush=True)
 
 
+class FarmModel(unittest.TestCase):
+    """The bounds, and the stand-in that runs against them."""
+
+    def test_list_bound(self):
+        cores = [Core(1.0), Core(2.0)]
+        self.assertEqual(list_bound([4, 4, 2], cores), 4.0)         # ends at 2, 4 (a tie), 3
+        self.assertEqual([core.free for core in cores], [4.0, 3.0])
+        self.assertEqual(list_bound([4.0], [Core(1.0, [(2.0, 0.5)])]), 6.0)
+        self.assertEqual(list_bound([4.0, 1.0], [Core(1.0, [(2.0, 0)]), Core(0.5)]), 8.0)  # dies under it
+
+    def test_fluid_bound(self):
+        self.assertEqual(fluid_bound([4, 4, 4], [Core(1.0), Core(2.0)]), 4.0)
+        self.assertEqual(fluid_bound([4.0, 1.0], [Core(1.0, [(2.0, 0)]), Core(0.5)]), 6.0)
+
+    def test_stand_in(self):
+        """Two jobs on one core of speed 2, one of which comes alone and ends alone, with a foreign task at the end."""
+        host, folder = SimHost(1, 2.0), new_folder()
+        for name, work in (("a", 1000), ("b", 400)):
+            write("%s/%s.c" % (folder, name), "/* work_ms=%d */\n" % work)
+        jobs = [subprocess.Popen([host.folder + "/gcc", "-c", name + ".c", "-o", name + ".o"], cwd=folder)
+                for name in "ab"]
+        self.assertTrue(eventually(lambda: b" 3/9999" in contents(host.proc + "/loadavg")))
+        self.assertEqual([job.wait() for job in jobs], [0, 0])
+        (begin, _, _), (_, end, _) = min(host.jobs()), max(host.jobs(), key=lambda job: job[1])
+        self.assertLess(abs(end - begin - 0.7), 0.2)                # 1.4 s of work at speed 2
+        self.assertIn(b" 1/9999", contents(host.proc + "/loadavg"))
+        self.assertTrue(os.path.getsize(folder + "/a.o"))
+
+
 def machine_cpu():
     """(seconds busy, seconds in all) of this machine's processors."""
     figures = [int(word) for word in contents("/proc/stat").split(b"\n")[0].split()[1:9]]
@@ -13575,14 +13604,14 @@ def farm_main(words):
     parser = argparse.ArgumentParser(prog="test_distcc_lm.py farm", description="Makespans on a simulated farm.")
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO",
                         help="of %s redis (default: all)" % " ".join(FARM_SCENARIOS))
-    parser.add_argument("--seeds", default="1", metavar="N", help="how many, or a list as 1,3 (default 1)")
+    parser.add_argument("--seeds", default="1", metavar="N", help="how many, or a list as 1,3 or 2, (default 1)")
     parser.add_argument("--only", choices=("ours", "distcc"))
     options = parser.parse_args(words)
     unknown = set(options.scenarios) - {*FARM_SCENARIOS, "redis"}
     if unknown:
         parser.error("unknown scenario: " + " ".join(sorted(unknown)))
-    seeds = [int(word) for word in options.seeds.split(",")]
-    seeds = range(1, seeds[0] + 1) if len(seeds) == 1 else seeds
+    seeds = [int(word) for word in options.seeds.split(",") if word]
+    seeds = seeds if "," in options.seeds else range(1, seeds[0] + 1)
     for name in options.scenarios or [*FARM_SCENARIOS, "redis"]:
         sides = [side for side in ("ours", "distcc") if options.only in (None, side)]
         try:
