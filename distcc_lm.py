@@ -3765,9 +3765,8 @@ class Chooser(Ledger):
         others = [other for other in self.hosts.sample(frame, now, job.excluded) if other is not host]
         mean = self.statistics.remote.value
         best = self.placement.least(others, job) + ahead * mean / max(frame.slots, 1)
-        if frame.shared:                            # others want the fast hosts, too: nobody knows how long that takes
-            return self.placement.cost(host, job, True) <= 2 * SLOW_JOB_RATIO * max(mean, best)
-        ending = now - self.last_hello > ENDING_GAPS * mean / max(sum(self.fair.active.values()), 1)
+        ending = not frame.shared and (     # where others want the fast hosts, too, nobody knows the wait for them
+            now - self.last_hello > ENDING_GAPS * mean / max(sum(self.fair.active.values()), 1))
         most = CANDIDATE_COST_RATIO * best if ending else max(CANDIDATE_COST_RATIO * best, SLOW_JOB_RATIO * mean)
         return self.placement.cost(host, job, True) <= most
 
