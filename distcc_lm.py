@@ -384,6 +384,10 @@ class WireError(Exception):
     """What came is not the protocol; str() says what was wrong."""
 
 
+class TooLarge(WireError):
+    """More than the reader is ready to take."""
+
+
 class OtherVersion(WireError):
     """It is of another major version of our own formats: `version`."""
 
@@ -491,7 +495,7 @@ class LzoOutput:
         cut = max(0, len(self.out) - keep)
         self.total += cut
         if self.total > self.most:
-            raise WireError("LZO: more than %d bytes" % self.most)
+            raise TooLarge("LZO: more than %d bytes" % self.most)
         self.write(self.out[:cut])
         del self.out[:cut]
 
@@ -4083,7 +4087,11 @@ class SpawnerGone(Exception):
 
 
 class BadSource(Exception):
-    """A job's source cannot be unpacked."""
+    """A job's source cannot be unpacked; errno EFBIG: it is too large, EBADMSG: it is nonsense."""
+
+    def __init__(self, number, text):
+        super().__init__(text)
+        self.errno = number
 
 
 class UnsafeResult(Exception):
@@ -4098,7 +4106,7 @@ class SpawnSettings:
                  max_file_bytes=1 << 30, address_space_bytes=None):
         self.user = user                                # name; counts only when started as root
         self.nice = nice                                # increment, as of nice(1); below 0 only as root
-        self.job_timeout_s = job_timeout_s              # wall clock from posix_spawn; the CPU limit follows from it
+        self.job_timeout_s = job_timeout_s              # wall clock, unpacking too; the CPU limit follows from it
         self.contain = contain                          # auto | require | off
         self.tmpdir = tmpdir                            # the base folder is made in here
         self.compiler_dirs = tuple(compiler_dirs)       # --compilers, readable for every job
@@ -4545,12 +4553,13 @@ def signal_all(pids, number):
 
 
 class RunningJob:
-    __slots__ = ("job_id", "pid", "started", "reason")
+    __slots__ = ("job_id", "pid", "started", "deadline", "reason")
 
-    def __init__(self, job_id):
+    def __init__(self, job_id, timeout_s):
         self.job_id = job_id
         self.pid = 0                    # 0: not started yet. Its group is the pid as well. Unreaped while it is set
-        self.started = time.monotonic()
+        self.started = time.monotonic()         # its compiler was
+        self.deadline = self.started + timeout_s        # of all; that of a later job is later
         self.reason = ""                # why the spawner ends it; set before the start it prevents the start
 
 
@@ -4703,7 +4712,7 @@ class SpawnServer:
         else:
             if self.landlock:
                 self.landlock.refresh(time.monotonic())
-            job = RunningJob(request.job_id)
+            job = RunningJob(request.job_id, self.settings.job_timeout_s)
             with self.lock:
                 self.jobs[request.job_id] = job
             work, arguments = self._run_job, (job, request)
@@ -4725,12 +4734,12 @@ class SpawnServer:
             oldest = next(iter(self.jobs.values()), None)
         if oldest is None:
             return SWEEP_S * 1000
-        return max(0, math.ceil((oldest.started + self.settings.job_timeout_s - time.monotonic()) * 1000))
+        return max(0, math.ceil((oldest.deadline - time.monotonic()) * 1000))
 
     def _end_overdue(self, now):
         with self.lock:
             for job in self.jobs.values():
-                if now - job.started < self.settings.job_timeout_s:
+                if now < job.deadline:
                     break
                 self._kill(job, "timeout")
 
@@ -4742,42 +4751,57 @@ class SpawnServer:
                 if self.landlock:
                     self.landlock.restrict_thread(folder_fd, request.readable)
                 if request.packed:
-                    self._unpack(job, request, folder_fd)
-                deadline = time.monotonic() + START_RETRY_S
-                while not self._start_compiler(job, request, folder_fd, time.monotonic() > deadline):
-                    time.sleep(0.02)
+                    self._while_crowded(self._start_unpacking, job, request, folder_fd)
+                    self._await_unpacked(job, request)
+                self._while_crowded(self._start_compiler, job, request, folder_fd)
             finally:
                 os.close(folder_fd)
         except Exception as error:                      # whatever it is, the daemon must hear of its job
-            bad = errno.EBADMSG if isinstance(error, BadSource) else errno.EINVAL
-            return self._fail(job.job_id, getattr(error, "errno", None) or bad, str(error))
+            return self._fail(job.job_id, getattr(error, "errno", None) or errno.EINVAL, str(error))
         self._send(SpawnResult(job.job_id, "started", job.pid))
         self._await_end(job)
 
-    def _unpack(self, job, request, folder_fd):
+    @staticmethod
+    def _while_crowded(start, *arguments):
+        """Again where the user has too many processes just now: what an ended job left dies within a second."""
+        deadline = time.monotonic() + START_RETRY_S
+        while True:
+            try:
+                return start(*arguments)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.02)
+
+    def _start_unpacking(self, job, request, folder_fd):
         """In a process of its own, with the limits, rules and niceness of the job, which ends with it as a compiler
         would: 30 MB/s of Python must hold up neither the daemon's loop nor the other jobs, and what a stranger packed
-        is unpacked where it can do no harm. BadSource where it cannot be unpacked."""
+        is unpacked where it can do no harm."""
         with self.lock:
             if job.reason:
                 raise OSError(errno.ECANCELED, "killed before it started")
             resource.setrlimit(resource.RLIMIT_CPU, self.cpu_limit)
-            job.started = time.monotonic()
             job.pid = os.fork()
             if not job.pid:
                 unpacking_process(folder_fd, request.packed, self.settings, self.nice)
             os.setpgid(job.pid, job.pid)                # whoever of the two comes first
+
+    def _await_unpacked(self, job, request):
+        """Raises BadSource; OSError where this host is to blame."""
         os.waitid(os.P_PID, job.pid, os.WEXITED | os.WNOWAIT)
         with self.lock:
             pid, job.pid = job.pid, 0
             status = os.waitpid(pid, 0)[1]
-            if status and not job.reason:
-                method = request.packed.partition(b":")[0].decode()
-                raise BadSource("what came is no %s, or too large unpacked" % method)
+        number = os.waitstatus_to_exitcode(status)
+        if number and not job.reason:
+            method = request.packed.partition(b":")[0].decode()
+            if number in (errno.EBADMSG, errno.EFBIG):
+                raise BadSource(number, "what came is %s" % (
+                    "no " + method if number == errno.EBADMSG else "too large unpacked"))
+            raise OSError(max(number, 0) or errno.EIO, "%s: %s" % (
+                method, os.strerror(number) if number > 0 else "signal %d" % -number))
 
-    def _start_compiler(self, job, request, folder_fd, last):
-        """False where the user has too many processes just now (what an ended job left dies within a second), except
-        at the last try: OSError."""
+    def _start_compiler(self, job, request, folder_fd):
         create = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         with self.lock:
             if job.reason:
@@ -4788,18 +4812,12 @@ class SpawnServer:
             # Inherited; the spawner itself ignores SIGXCPU. Each time, because the kernel raises a limit that was hit.
             resource.setrlimit(resource.RLIMIT_CPU, self.cpu_limit)
             job.started = time.monotonic()
-            try:
-                job.pid = os.posix_spawn(
-                    request.argv[0], request.argv, request.env, setpgroup=0, setsigmask=[],
-                    setsigdef=ignored_signals(), file_actions=[(os.POSIX_SPAWN_OPEN, 1, b"out", create, 0o600),
-                                                               (os.POSIX_SPAWN_OPEN, 2, b"err", create, 0o600)])
-            except BlockingIOError:
-                if last:
-                    raise
-                return False
+            job.pid = os.posix_spawn(
+                request.argv[0], request.argv, request.env, setpgroup=0, setsigmask=[],
+                setsigdef=ignored_signals(), file_actions=[(os.POSIX_SPAWN_OPEN, 1, b"out", create, 0o600),
+                                                           (os.POSIX_SPAWN_OPEN, 2, b"err", create, 0o600)])
             if self.settings.nice > 0:                  # afterwards, so that the spawner stays quick to kill; the
                 os.setpriority(os.PRIO_PGRP, job.pid, self.nice)    # group, as the driver may have forked by now
-        return True
 
     def _await_end(self, job):
         if hasattr(os, "waitid"):                       # not on macOS
@@ -4886,15 +4904,16 @@ def inflate(data, write, most):
         block = engine.decompress(piece, LZO_BLOCK_BYTES)
         total += len(block)
         if total > most:
-            raise WireError("zlib: more than %d bytes" % most)
+            raise TooLarge("zlib: more than %d bytes" % most)
         write(block)
     if not engine.eof:
         raise WireError("zlib: cut short")
 
 
 def unpacking_process(folder_fd, packed, settings, nice):
-    """The child of a fork in a thread of the spawner: no lock is taken and nothing imported here. Never returns."""
-    code = 1
+    """The child of a fork in a thread of the spawner: no lock is taken and nothing imported here. Never returns: its
+    exit status is 0 or an errno."""
+    code = errno.EBADMSG
     try:
         os.setpgid(0, 0)
         if settings.nice > 0:
@@ -4908,8 +4927,14 @@ def unpacking_process(folder_fd, packed, settings, nice):
             unpack(data, lambda block: write_whole(source, block), settings.max_file_bytes)
         os.unlink(PACKED_NAME, dir_fd=folder_fd)
         code = 0
+    except TooLarge:
+        code = errno.EFBIG
+    except MemoryError:
+        code = errno.ENOMEM
+    except OSError as error:
+        code = error.errno
     finally:
-        os._exit(code)                                  # what went wrong, the parent tells by the status
+        os._exit(code)
 
 
 def write_whole(fd, data):
@@ -5499,6 +5524,17 @@ class JobConnection:
         request = self.slot_request
         return (request.instance, request.uid) if request else (self.peer.encode(), 0)
 
+    def unadmitted(self):
+        """Whether it has not got as far as the queue."""
+        return self.state in ("opening", "refused") or self.state == "body" and not self.slot_request
+
+    def replies(self):
+        return self.state == "replying"
+
+    def idle_since(self):
+        """About when something last came or went."""
+        return self.deadline - (OPENING_S if self.state == "opening" else PROGRESS_S)
+
     def memory_mb(self):
         """What its compiler may need, as the submitter has learnt, or as we have."""
         return self.slot_request.memory_mb if self.slot_request else self.server.admission.usual_mb()
@@ -5571,7 +5607,7 @@ class JobConnection:
         """Bytes of the job have come: time for more, but not for one a second."""
         self.begun = self.begun or self.server.loop.now()
         self.got += count
-        self.deadline = self.begun + PROGRESS_S + self.got / SLOWEST_BYTES_S
+        self.deadline = self.begun + min(PROGRESS_S + self.got / SLOWEST_BYTES_S, self.server.sending_s)
 
     # -- writing
 
@@ -5610,6 +5646,7 @@ class JobConnection:
             self.deadline = self.server.loop.now() + PROGRESS_S
 
     def reply(self, status, stderr, stdout, object_fd, size, times):
+        self.server.gate.make_room(self.peer, JobConnection.replies, WAITING_PER_ADDRESS)
         self.state, self.times = "replying", times
         self.object_fd, self.object_left, self.object_at = object_fd, size, 0
         data = encode_reply(status, stderr, stdout, size, self.version)
@@ -5698,7 +5735,7 @@ class Gate:
             # its deadline. No TCP_DEFER_ACCEPT: who connects and says nothing is counted, and goes first of many.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection = JobConnection(server, sock, peer, self.loop.now())
-            self.make_room(peer)
+            self.make_room(peer, JobConnection.unadmitted, UNADMITTED_PER_ADDRESS)
             self.connections.add(connection)
             self.loop.watch(connection, selectors.EVENT_READ, connection.on_event)
 
@@ -5712,13 +5749,30 @@ class Gate:
             except OSError:
                 pass                                # gone already
 
-    def make_room(self, peer):
-        """Too many that have asked for nothing yet: the one that has been idle longest goes."""
-        opening = [c for c in self.connections if c.state == "opening"]
-        mine = [c for c in opening if c.peer == peer]
-        crowd = mine if len(mine) >= UNADMITTED_PER_ADDRESS else opening if len(opening) >= UNADMITTED_TOTAL else []
+    def make_room(self, peer, which, most):
+        """Too many that hold no slot: the one that has been idle longest goes."""
+        crowd = [c for c in self.connections if which(c)]
+        mine = [c for c in crowd if c.peer == peer]
+        self.end_idlest(mine if len(mine) >= most else crowd if len(crowd) >= UNADMITTED_TOTAL else [])
+
+    @staticmethod
+    def end_idlest(crowd):
         if crowd:
-            min(crowd, key=lambda c: c.deadline).end("", "")
+            min(crowd, key=JobConnection.idle_since).end("cancelled", "too many connections")
+
+    def shed(self):
+        """Descriptors are needed."""
+        self.end_idlest([c for c in self.connections if c.unadmitted()] or
+                        [c for c in self.connections if c.state in ("queued", "replying")])
+
+    def waiting(self, peer):
+        """How many of an address are in line for a slot."""
+        return sum(c.peer == peer and c.state in ("parked", "queued") for c in self.connections)
+
+    def kept_bytes(self, peer):
+        """Of an address's sources that came, or may come, without a slot."""
+        return sum(c.size for c in self.connections
+                   if c.peer == peer and c.state in ("body", "queued") and not c.slot_request)
 
     def sweep(self, now):
         """Deadlines, looked at twice a second."""
@@ -5746,13 +5800,17 @@ class Gate:
         return refusal is None
 
 
+SPAWN_REFUSALS = {"EBADMSG": "protocol", "EFBIG": "too-large", "ENOSPC": "disk", "EDQUOT": "disk"}
+
+
 class JobServer:
     """Admits, starts compilers through the spawner, and answers. Policy is Admission's and serve_args()'s."""
 
-    def __init__(self, loop, admission, spawner, offer, trust, audience, max_job_bytes):
+    def __init__(self, loop, admission, spawner, offer, trust, audience, max_job_bytes, sending_s):
         self.loop, self.admission, self.spawner, self.offer, self.audience = loop, admission, spawner, offer, audience
         self.gate, self.trust, self.max_job_bytes = Gate(loop, trust), trust, max_job_bytes
         self.counters, self.connections = self.gate.counters, self.gate.connections
+        self.sending_s = sending_s                      # the longest that a source may take to come
         self.running, self.leaving = {}, {}             # running: {job id: JobConnection}
         self.last_job_id, self.area, self.area_at = 0, 0.0, 0.0         # leaving: {job id: (folder, fd)} of killed jobs
         self.on_change = lambda: None               # called when the number of slots in use has changed
@@ -5772,7 +5830,7 @@ class JobServer:
             return connection.refuse("mode")
         if request.size_kb * 1024 > self.max_job_bytes:
             return connection.refuse("too-large")
-        if sum(c.peer == connection.peer for c in self.admission.parked) >= WAITING_PER_ADDRESS:
+        if self.gate.waiting(connection.peer) >= WAITING_PER_ADDRESS:
             return connection.refuse("overloaded")
         answer = self.admission.request(connection.key(), connection, connection.memory_mb(), self.loop.now())
         if answer[0] == "granted":
@@ -5836,6 +5894,8 @@ class JobServer:
             return connection.refuse("too-large", "%d bytes" % request.size)
         if not connection.slot_request and self.admission.refusal:
             return connection.refuse(self.admission.refusal)
+        if not connection.slot_request and request.size > self.max_job_bytes - self.gate.kept_bytes(connection.peer):
+            return connection.refuse("overloaded")
         try:
             words = [os.fsdecode(word) for word in request.argv[1:]]
             args, source, _ = serve_args(words, compiler.family, compiler.cxx)
@@ -5862,6 +5922,8 @@ class JobServer:
         connection.deadline, connection.queued_at = float("inf"), self.loop.now()
         if connection.slot_request:
             return self.start(connection)
+        if self.gate.waiting(connection.peer) >= WAITING_PER_ADDRESS:
+            return connection.refuse("overloaded")
         answer = self.admission.request(connection.key(), connection, connection.memory_mb(), self.loop.now())
         if answer[0] == "granted":
             self.start(connection)
@@ -5923,7 +5985,7 @@ class JobServer:
         elapsed = max(now - connection.started_at, 1e-6)
         concurrency = (self.area - connection.area_at_start) / elapsed
         if result.kind == "failed":
-            return connection.refuse("protocol" if result.errno == errno.EBADMSG else "spawn", result.text)
+            return connection.refuse(SPAWN_REFUSALS.get(errno.errorcode.get(result.errno), "spawn"), result.text)
         if result.reason:
             return connection.refuse("timeout" if result.reason == "timeout" else "spawn", result.reason)
         folder_fd, status = connection.folder_fd, result.wait_status
@@ -7670,6 +7732,30 @@ class Station:
                     identities=list(self.server.offer.by_identity) if self.server else [], version=VERSION)
 
 
+class SpareDescriptor:
+    """Kept to be given up when there is no other, so that one who waits can be accepted."""
+
+    def __init__(self):
+        self.fd = None
+        self.keep()
+
+    def keep(self):
+        try:
+            self.fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self.fd = None                          # another process has taken the system's last one
+
+    def turn_away(self, listeners):
+        if self.fd is not None:
+            os.close(self.fd)
+        for listener in listeners:
+            try:
+                listener.accept()[0].close()
+            except (OSError, AttributeError):       # nobody waits there; or it is closed already
+                continue
+        self.keep()
+
+
 class Daemon:
     """Puts the parts together, and carries out what the scheduler decides."""
 
@@ -7720,7 +7806,7 @@ class Daemon:
                 self.loop.log("warning", "no compiler is found to offer, %s: jobs will be refused" % (
                     "in " + " ".join(self.config.compilers) if self.config.compilers else "on PATH"))
             self.server = JobServer(self.loop, self.admission, self.spawner, offer, self.trust, self.reports.audience,
-                                    self.config.max_job_mb << 20)
+                                    self.config.max_job_mb << 20, self.config.job_timeout)
             self.server.on_change, self.server.on_served = self.slots_changed, self.station.served
             self.station.server, self.station.port = self.server, doors.bound[0][1]
             watch(self.spawner, reading, self.server.on_spawner)
@@ -7748,7 +7834,7 @@ class Daemon:
             every(IDENTITY_CHECK_S, self.look_at_compilers)
         self.loop.settle, self.loop.on_gap = self.settle, self.forgive
         self.loop.on_no_descriptors = self.shed
-        self.spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        self.spare = SpareDescriptor()
         self.station.measure(self.loop.now())
 
     def sweep(self, now):
@@ -7837,16 +7923,8 @@ class Daemon:
         closed, or it would wake the loop for ever."""
         self.loop.log("warning", "out of file descriptors: raise the hard limit (ulimit -Hn, LimitNOFILE=)")
         if self.server:
-            idle = [c for c in self.server.connections if c.state == "opening"]
-            if idle:
-                min(idle, key=lambda c: c.deadline).end("", "")
-        os.close(self.spare)
-        for listener in [self.doors.unix] + self.doors.tcp:
-            try:
-                listener.accept()[0].close()
-            except (OSError, AttributeError):       # nobody waits there; or it is closed already
-                continue
-        self.spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+            self.server.gate.shed()
+        self.spare.turn_away([self.doors.unix] + self.doors.tcp)
 
     def check(self):
         """Conservation. A leak is a bug of ours, reported by name; the daemon goes on."""

@@ -5057,6 +5057,64 @@ class SpawnedEnvironment(SpawnCase):
             self.assertEqual(farm.run(["/bin/true", *words]).code, 0)
 
 
+class SpawnerPolicy(unittest.TestCase):
+    """Of the spawner's parts, without a process of it."""
+
+    def test_deadlines(self):
+        """A job that was unpacked for long, and so started late, hides no other that is overdue, nor gains time."""
+        server = lm.SpawnServer.__new__(lm.SpawnServer)
+        server.lock, server.settings = threading.Lock(), lm.SpawnSettings(job_timeout_s=10)
+        now = time.monotonic()
+        server.jobs = {number: lm.RunningJob(number, 10) for number in (1, 2)}
+        server.jobs[1].started = now + 9
+        self.assertLessEqual(server._until_timeout_ms(), 10_000)
+        server._end_overdue(now + 5)
+        self.assertEqual([job.reason for job in server.jobs.values()], ["", ""])
+        server._end_overdue(now + 11)
+        self.assertEqual([job.reason for job in server.jobs.values()], ["timeout", "timeout"])
+
+    def test_crowded(self):
+        outcomes = [BlockingIOError(), BlockingIOError(), 7]
+        start = unittest.mock.Mock(side_effect=outcomes)
+        self.assertEqual(lm.SpawnServer._while_crowded(start, "x"), 7)
+        self.assertEqual(start.call_args_list, [unittest.mock.call("x")] * 3)
+        with unittest.mock.patch.object(lm, "START_RETRY_S", 0), self.assertRaises(BlockingIOError):
+            lm.SpawnServer._while_crowded(unittest.mock.Mock(side_effect=BlockingIOError()))
+
+    def test_unpacking_fails(self):
+        """Who is to blame: the sender, for nonsense or for too much; or this host, which backs nobody off it."""
+        rows = ((zlib.compress(b"x" * 999), None, 0, None), (b"nonsense", None, errno.EBADMSG, "protocol"),
+                (zlib.compress(bytes(2000)), None, errno.EFBIG, "too-large"),
+                (zlib.compress(b"x"), OSError(errno.ENOSPC, "full"), errno.ENOSPC, "disk"),
+                (zlib.compress(b"x"), OSError(errno.EDQUOT, "full"), errno.EDQUOT, "disk"),
+                (zlib.compress(b"x"), MemoryError(), errno.ENOMEM, "spawn"))
+        for packed, failure, number, name in rows:
+            with self.subTest(packed[:9], failure=failure):
+                folder = new_folder()
+                write(os.path.join(folder, lm.PACKED_NAME.decode()), packed)
+                server = lm.SpawnServer.__new__(lm.SpawnServer)
+                server.lock, server.nice = threading.Lock(), 0
+                server.cpu_limit = resource.getrlimit(resource.RLIMIT_CPU)
+                server.settings = lm.SpawnSettings(nice=0, max_file_bytes=1000)
+                job, request = lm.RunningJob(1, 10), lm.SpawnRequest(lm.SPAWN, packed=b"zlib:x.i")
+                fd = os.open(folder, os.O_RDONLY)
+                self.addCleanup(os.close, fd)
+                with contextlib.ExitStack() as stack:
+                    if failure:
+                        stack.enter_context(unittest.mock.patch.object(lm, "write_whole", side_effect=failure))
+                    server._start_unpacking(job, request, fd)
+                if not number:
+                    server._await_unpacked(job, request)
+                    continue
+                with self.assertRaises((OSError, lm.BadSource)) as raised:
+                    server._await_unpacked(job, request)
+                self.assertEqual(raised.exception.errno, number)
+                connection = unittest.mock.Mock(started_at=0.0, area_at_start=0.0)
+                host = unittest.mock.Mock(area=0.0, loop=unittest.mock.Mock(now=lambda: 1.0))
+                lm.JobServer.ended(host, connection, lm.SpawnResult(1, "failed", number, text="t"))
+                connection.refuse.assert_called_once_with(name, "t")
+
+
 class SpawnedEnding(SpawnCase):
     def test_kill(self):
         for contain in ("auto", "off"):
@@ -5537,6 +5595,44 @@ class SlowSenders(FarmCase):
                 time.sleep(0.1)                         # 1.6 s in all, over PROGRESS_S
             self.assertEqual(waiting.reply()[0].status, 0)
 
+    def test_sending_ends(self):
+        """Ten kilobytes a second keep a slot no longer than a job may take."""
+        now, near = [0.0], socket.socketpair()[0]
+        server = unittest.mock.Mock(loop=unittest.mock.Mock(now=lambda: now[0]), sending_s=600)
+        server.trust.serves_plain = True
+        with contextlib.closing(near):
+            connection = lm.JobConnection(server, near, "10.0.0.1", now[0])
+            for now[0] in range(1, 1000):
+                connection.progress_in(20_000)
+                if now[0] >= connection.deadline:
+                    break
+            self.assertEqual((now[0], connection.deadline), (601, 601))
+
+    def test_without_a_slot(self):
+        """Plain clients that send, or wait, hold descriptors and disk: the idle go, and so does who is one too many."""
+        worker = self.farm.worker("--slots", "1", "--max-job-mb", "1",
+                                  prog=program(UNADMITTED_PER_ADDRESS=3, WAITING_PER_ADDRESS=2))
+        argv, slow = [os.fsencode(word) for word in ARGV], SLOW_SOURCE.encode()
+        with contextlib.ExitStack() as stack:
+            senders = [stack.enter_context(Wire(worker)).send(lm.encode_job(argv, 1000)) for _ in range(5)]
+            self.assertEqual([wire.closed() for wire in senders[:2]], [True, True])
+            self.assertEqual(senders[4].send(HELLO_C.ljust(1000)).reply()[0].status, 0)
+        self.assertTrue(eventually(lambda: len(worker.areas()) <= 1))
+        with Wire(worker) as first, Wire(worker) as second:
+            first.send(lm.encode_job(argv, 600_000))
+            self.assertTrue(eventually(lambda: len(worker.areas()) > 1))
+            self.assertTrue(second.send(lm.encode_job(argv, 600_000)).closed())
+        with contextlib.ExitStack() as stack:
+            running = stack.enter_context(Wire(worker)).send(lm.encode_job(argv, len(slow)) + slow)
+            self.assertTrue(eventually(lambda: compilers_of(worker)))
+            for count in (1, 2):
+                stack.enter_context(Wire(worker)).job(ARGV)
+                worker.until(lambda s, count=count: s["hosts"][0]["waiting"] == count)
+            self.assertTrue(stack.enter_context(Wire(worker)).job(ARGV).closed())
+            self.assertTrue(compilers_of(worker))
+            running.sock.close()
+        worker.idle()
+
     def test_parked_cap(self):
         worker = self.farm.worker("--slots", "1", prog=program(WAITING_PER_ADDRESS=3))
         with contextlib.ExitStack() as stack:
@@ -5621,12 +5717,13 @@ class SlotConversations(ServerCase):
         request = lm.SlotRequest(b"instance", 1, 1, 512, gcc_identity(), 0, "c", lm.ZLIB).encode()
         argv = lm.encode_argv([os.fsencode(word) for word in ARGV])
         for body, good in ((zlib.compress(text, 1), True), (zlib.compress(text)[:-20], False), (b"x" * 99, False),
-                           (zlib.compress(bytes(600 << 20), 1), False), (b"", True)):
+                           (zlib.compress(bytes(600 << 20), 1), "too-large"), (b"", True)):
             with Wire(self.worker) as wire:
                 self.assertEqual(wire.send(request).admission()[2], lm.ZLIB)
                 wire.send(argv + lm.body_token(b"DOTI", body))
                 reply = wire.decode(lm.decode_reply())
-                self.assertEqual(reply.refusal and reply.refusal[0], None if good else "protocol")
+                self.assertEqual(reply.refusal and reply.refusal[0],
+                                 {True: None, False: "protocol"}.get(good, good))
                 self.assertEqual(reply.status, 0)
         with Wire(self.worker) as wire:
             self.assertEqual(wire.ask_slot().admission()[2], lm.NOT_COMPRESSED)
@@ -6106,7 +6203,8 @@ class RealClient(ServerCase):
         for data in (head + b"\x11\0\0".ljust(size), head + b"\0" * size, bombed):
             with Wire(self.worker) as wire:
                 self.assertIsNone(wire.send(data).reply())
-        self.assertIn("no lzo, or too large", self.worker.text())
+        self.assertIn("what came is no lzo", self.worker.text())
+        self.assertIn("what came is too large unpacked", self.worker.text())
         self.nothing_left()
         self.serves()
 
@@ -7661,6 +7759,20 @@ class DaemonSignals(FarmCase):
 
 
 class DaemonLimits(FarmCase):
+
+    def test_spare_descriptor(self):
+        """It may be another process that takes the system's last one: the daemon lives on without a spare."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.settimeout(5)
+            spare = lm.SpareDescriptor()
+            with unittest.mock.patch.object(lm.os, "open", side_effect=OSError(errno.ENFILE, "too many")):
+                for _ in range(2):
+                    with socket.create_connection(listener.getsockname()) as waiting:
+                        spare.turn_away([None, listener])
+                        self.assertEqual(waiting.recv(1), b"")
+            self.assertIsNone(spare.fd)
+            spare.turn_away([])
+            os.close(spare.fd)
 
     @staticmethod
     def cpu_s(pid):
