@@ -4765,13 +4765,12 @@ class SpawnServer:
     def _while_crowded(start, *arguments):
         """Again where the user has too many processes just now: what an ended job left dies within a second."""
         deadline = time.monotonic() + START_RETRY_S
-        while True:
+        while time.monotonic() < deadline:
             try:
                 return start(*arguments)
             except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise
-            time.sleep(0.02)
+                time.sleep(0.02)
+        return start(*arguments)
 
     def _start_unpacking(self, job, request, folder_fd):
         """In a process of its own, with the limits, rules and niceness of the job, which ends with it as a compiler
@@ -6625,31 +6624,30 @@ def known_reason(name):
     return name if name in REASONS else "other"
 
 
-class Session:
-    """One client's connection, from accept to close, and its job."""
-    __slots__ = ("hub", "sock", "pid", "uid", "job", "recipe_key", "decoder", "outgoing", "pidfd", "answered", "holds",
-                 "closed")
+class Conversation:
+    """Messages to and from a client. A subclass has dispatch(name, fields) and end(), which sets `closed`."""
+    __slots__ = ("hub", "sock", "pid", "uid", "decoder", "unread", "outgoing", "answered", "closed")
 
     def __init__(self, hub, sock):
         self.hub, self.sock = hub, sock
         self.pid, self.uid = peer_credentials(sock)
-        self.job, self.decoder, self.outgoing = None, Decoder(decode_fields()), bytearray()
-        self.recipe_key = None          # what recipes for stage 1 of this job are remembered by, its mode apart
-        self.pidfd = None               # of the client that has become the local compiler: its end frees the slot
+        self.decoder, self.outgoing = Decoder(decode_fields()), bytearray()
+        self.unread = b""               # came together with a message that was answered first
         self.answered = False           # since the last message: else it gets a WAIT
-        self.holds = False              # the client keeps this connection while it compiles, and says how it went
         self.closed = False
 
     def fileno(self):
         return self.sock.fileno()
 
-    # -- in
-
     def on_event(self, events):
+        """At most one message an event, and none while an answer is not taken: one client can neither hold up the
+        others nor heap up answers."""
         try:
             if events & selectors.EVENT_WRITE:
                 self.flush()
-            if events & selectors.EVENT_READ:
+            if self.unread and not self.outgoing:
+                self.take(b"")
+            elif events & selectors.EVENT_READ and not self.outgoing:
                 self.read()
         except WireError as error:
             self.hub.loop.log("debug", "client of uid %d: %s" % (self.uid, error))
@@ -6662,16 +6660,59 @@ class Session:
             data = self.sock.recv(65536)
         except (BlockingIOError, InterruptedError):
             return
-        if not data:
+        if data:
+            self.take(data)
+        else:
             self.end()
-            return
-        while not self.closed and self.decoder.feed(data):
-            (name, fields), data = self.decoder.result, self.decoder.rest()
+
+    def take(self, data):
+        data, self.unread = self.unread + data, b""
+        if self.decoder.feed(data):
+            (name, fields), self.unread = self.decoder.result, self.decoder.rest()
             self.decoder = Decoder(decode_fields())
             self.answered = False
             self.dispatch(name, fields)
             if name == b"HELO":
                 self.hub.newcomers.append(self)
+        self.wait()
+
+    def wait(self):
+        """A socket that can be written to is an event, too: with more to deal with it comes in the next turn."""
+        if not self.closed:
+            self.hub.loop.change(self, selectors.EVENT_WRITE if self.outgoing else
+                                 selectors.EVENT_READ | selectors.EVENT_WRITE if self.unread else
+                                 selectors.EVENT_READ)
+
+    def send(self, name, *fields):
+        self.answered = True
+        self.outgoing += encode_fields(name, *fields)
+        self.flush()
+
+    def flush(self):
+        if self.closed:
+            return
+        try:
+            while self.outgoing:
+                del self.outgoing[:self.sock.send(self.outgoing)]
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:
+            self.end()
+        self.wait()
+
+
+class Session(Conversation):
+    """One client's connection, from accept to close, and its job."""
+    __slots__ = ("job", "recipe_key", "pidfd", "holds")
+
+    def __init__(self, hub, sock):
+        super().__init__(hub, sock)
+        self.job = None
+        self.recipe_key = None          # what recipes for stage 1 of this job are remembered by, its mode apart
+        self.pidfd = None               # of the client that has become the local compiler: its end frees the slot
+        self.holds = False              # the client keeps this connection while it compiles, and says how it went
+
+    # -- in
 
     def dispatch(self, name, fields):
         handler = self.HANDLERS.get(name)
@@ -6793,23 +6834,6 @@ class Session:
                 b"HOME": on_home, b"DONE": on_done}
 
     # -- out
-
-    def send(self, name, *fields):
-        self.answered = True
-        self.outgoing += encode_fields(name, *fields)
-        self.flush()
-
-    def flush(self):
-        if self.closed:
-            return
-        try:
-            while self.outgoing:
-                del self.outgoing[:self.sock.send(self.outgoing)]
-            self.hub.loop.change(self, selectors.EVENT_READ)
-        except (BlockingIOError, InterruptedError):
-            self.hub.loop.change(self, selectors.EVENT_READ | selectors.EVENT_WRITE)
-        except OSError:
-            self.end()
 
     def send_turn(self):
         recipe = self.hub.recipe((self.recipe_key, self.job.mode)) if self.recipe_key else NO_RECIPE
@@ -6982,7 +7006,7 @@ class Hub:
 
     def ping(self):
         for session in list(self.sessions):
-            if session.job and session.job.state in ("queued", "wait", "home"):
+            if session.job and session.job.state in ("queued", "wait", "home") and not session.outgoing:
                 session.send(b"PING")
 
     def close_all(self):

@@ -7128,6 +7128,39 @@ class Client:
 
 class Sessions(FarmCase):
 
+    def test_many_questions_at_once(self):
+        """One is answered in a turn of the loop, none while an answer is not taken; in the end all are."""
+        near, far = socket.socketpair()
+        loop, answers = lm.Loop(), []
+        hub = unittest.mock.Mock(loop=loop, newcomers=[])
+        hub.answer = lambda kind, words, uid: answers.append(words) or (b"TEXT", b"x" * 400_000)
+        with near, far, loop.selector:
+            near.setblocking(False)
+            session = lm.Session(hub, near)
+            loop.watch(session, selectors.EVENT_READ, session.on_event)
+            far.sendall(lm.encode_fields(b"HELO", lm.CLIENT_VERSION, b"status") * 100)
+            heaped = 0
+            for turn in range(20):
+                loop.turn(loop.now())
+                self.assertLessEqual(len(answers), turn + 1)
+                heaped = max(heaped, len(session.outgoing))
+            self.assertLess(heaped, 410_000)
+            self.assertLess(len(answers), 5)
+            far.settimeout(0.01)
+            got, deadline = 0, time.monotonic() + DEADLINE_S
+            while got < 100 * 400_000 and time.monotonic() < deadline:
+                loop.turn(loop.now())
+                with contextlib.suppress(OSError):
+                    got += len(far.recv(1 << 20))
+            self.assertEqual(len(answers), 100)
+            far.sendall(lm.encode_fields(b"HELO", lm.CLIENT_VERSION, b"status"))
+            for _ in range(9):
+                loop.turn(loop.now())
+            self.assertTrue(session.outgoing and not session.closed)
+            far.close()                                 # seen with an answer on its way, too
+            loop.turn(loop.now() + 1)
+            self.assertTrue(session.closed)
+
     def test_client_version(self):
         daemon = self.farm.start()
         for version in (b"0", b"99", b"", b"x" * 500):
