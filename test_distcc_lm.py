@@ -12013,6 +12013,12 @@ def check_analyzed(words, family="gcc"):
     return "distributed"
 
 
+LZO_BLOCKS = [                  # literals; matches of each kind, and one that overlaps itself
+    lm.lzo_head(300) + bytes(range(256)) + b"a" * 44 + b"\x11\0\0", b"\x16hello\x21\x10\0\x11\0\0",
+    b"\x20abcdefghijklmno\x40\x01\x60\x02\x2f\x1c\0\x11\0\0",
+    b"\0\x05" + b"x" * 23 + b"\x20\0\x40\0\0\x02\x31\x04\0\x11\0\0"]
+
+
 class InProcess:
     """Each decoder with what it is fed."""
     PERMITTED = (lm.WireError, lm.UsageError)
@@ -12039,6 +12045,9 @@ class InProcess:
                         for decode, seeds in streams.items()]
         self.targets += [("Load.parse", packets, self.packet), ("HostList", hosts, self.hosts),
                          ("Statistics.from_dict", state, self.state), ("text of a source", texts, self.text),
+                         ("lzo_unpack", LZO_BLOCKS, functools.partial(self.unpack, lm.lzo_unpack)),
+                         ("inflate", [zlib.compress(b"int x;\n" * 999), zlib.compress(bytes(300_000))],
+                          functools.partial(self.unpack, lm.inflate)),
                          ("split_at_file", [b"-O2 'a b' \"c\\\"d\" \\ x\n"], self.at_file),
                          ("analyze", None, check_analyzed), ("serve_args", None, check_served),
                          ("analyze", None, functools.partial(check_analyzed, family="clang")),
@@ -12102,6 +12111,18 @@ class InProcess:
             if refusal:
                 return "local: " + refusal[0]
         return "odd" if lm.directives_only_refusal(data) else "unremarkable" if lm.unremarkable(data) else "fine"
+
+    @staticmethod
+    def unpack(unpacker, data):
+        """To 50,000 bytes and not more than a block over that."""
+        written = []
+        try:
+            unpacker(data, written.append, 50_000)
+        except zlib.error:                              # ends the process that unpacks
+            return "refused"
+        finally:
+            assert sum(map(len, written)) <= 50_000 + 2 * lm.LZO_BLOCK_BYTES
+        return "whole"
 
     @staticmethod
     def at_file(data):
@@ -12243,14 +12264,17 @@ class LiveFuzz:
     def talk(self, inputs):
         """For each what the daemon said, "closed" and all."""
         socks, said = [], []
-        for data in inputs:
+        for _ in inputs:
             sock = socket.socket(socket.AF_UNIX)
             sock.settimeout(10)
             sock.connect(self.submitter.socket)
-            with contextlib.suppress(ConnectionError):
-                sock.sendall(data)
             socks.append(sock)
-        time.sleep(0.15)                                # whatever comes in this time is what we look at
+        begin = [12 + int(data[4:12], 16) if re.match(rb"[A-Z]{4}[0-9a-f]{8}", data) else len(data) for data in inputs]
+        for part in (lambda data, at: data[:at], lambda data, at: data[at:]):       # HELO first: its turn comes later
+            for sock, data, at in zip(socks, inputs, begin):
+                with contextlib.suppress(ConnectionError):
+                    sock.sendall(part(data, at))
+            time.sleep(0.1)                             # whatever comes in this time is what we look at
         for sock in socks:
             sock.setblocking(False)
             text, end = b"", []
