@@ -8751,8 +8751,10 @@ class Invocation:
 
 
 def file_key(path):
-    """16 hex digits for a file as it is now. OSError."""
+    """16 hex digits for a file as it is now, "" for a fifo or a device, which may not be read again. OSError."""
     found = posix.stat(path)
+    if found.st_mode & 0o170000 != 0o100000:
+        return ""
     return "%016x" % (hash((found.st_ctime_ns, found.st_ino, found.st_size, found.st_dev)) & 0xffffffffffffffff)
 
 
@@ -8896,6 +8898,8 @@ class SourceText:
         if not paths or len(paths) > 3000 or not unremarkable(encode_system(self.command.flags_key)):
             return False                                    # the last: -DNOW=__TIME__
         keys = [file_key(path) for path in paths]
+        if "" in keys:
+            return unremarkable(read_all(self.fd, self.size))
         odd, unknown = self.ask(keys)
         for number in unknown:
             plain = unremarkable(read_file(paths[number]))

@@ -10397,15 +10397,20 @@ def with_fifo(folder):
     return after
 
 
-def with_source_fifo(folder):
+def with_source_fifo(folder, name="fifo.c"):
     """A source that can be read once."""
-    os.mkfifo(folder + "/fifo.c")
-    writer = subprocess.Popen(["sh", "-c", "exec cat a.c >fifo.c"], cwd=folder, stderr=subprocess.DEVNULL)
+    os.mkfifo(folder + "/" + name)
+    writer = subprocess.Popen(["sh", "-c", "exec cat a.c >" + name], cwd=folder, stderr=subprocess.DEVNULL)
 
     def after():
         writer.kill()
         return writer.wait()
     return after
+
+
+def with_header_fifo(folder):
+    write(folder + "/includes.c", '#include "fifo.h"\n')
+    return with_source_fifo(folder, "fifo.h")
 
 
 def with_device(folder):
@@ -10456,6 +10461,7 @@ PLACE_ROWS = (
     (with_fifo, False, None, ("gcc|clang -c a.c -o fifo.o", "gcc|clang -S a.c -o fifo.o",
                                "gcc -MMD -MF fifo.d -c a.c")),
     (with_source_fifo, False, None, ("gcc|clang -c fifo.c",)),
+    (with_header_fifo, False, None, ("gcc|clang -c includes.c",)),
     (with_links, False, None, ("gcc|clang -c a.c -o link.o", "gcc|clang -S a.c -o link.o", "gcc|clang -c other.c -g",
                                "gcc|clang -c a.c -o dangling.o", "gcc|clang -MMD -MF link.d -c a.c",
                                "PWD=$PWD/way gcc|clang -g -c ../a.c", "gcc|clang -g -MMD -c way/../a.c")),
