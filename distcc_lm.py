@@ -6625,7 +6625,7 @@ def known_reason(name):
 
 
 class Conversation:
-    """Messages to and from a client. A subclass has dispatch(name, fields) and end(), which sets `closed`."""
+    """Messages to and from a client. A subclass has dispatch() and end(), which sets `closed`."""
     __slots__ = ("hub", "sock", "pid", "uid", "decoder", "unread", "outgoing", "answered", "closed")
 
     def __init__(self, hub, sock):
@@ -6638,6 +6638,12 @@ class Conversation:
 
     def fileno(self):
         return self.sock.fileno()
+
+    def dispatch(self, name, fields):
+        raise NotImplementedError
+
+    def end(self):
+        raise NotImplementedError
 
     def on_event(self, events):
         """At most one message an event, and none while an answer is not taken: one client can neither hold up the
