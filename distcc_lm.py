@@ -175,6 +175,7 @@ MAX_ARGV_BYTES = 160 * 1024         # one message to the spawner; longer command
 MAX_MESSAGE_BYTES = 1 << 20         # compiler output is cut / memory for a job that prints without end
 MAX_LOAD_REQUEST_BYTES = 1024       # room for later fields / memory
 COMPRESS_BELOW_KB_S = 25_000.0      # 200 Mbit/s. Slow links stay full / 10 ms of this box's CPU a MB for little
+PACKING_MS_PER_MB = 9.0             # of a source, both ends' zlib: once slow, a link stays so / is tried in vain
 COMPRESSED_WIRE = 0.6               # KB on the wire for each of the source, compressed, the object counted in; and
 PLAIN_WIRE = 1.3                    # as it is. Hosts behind slow links get too little / too much
 TEXT_WINDOW_BYTES = 16 << 20        # of a source searched at once. More marginal matches stay here / memory
@@ -210,6 +211,7 @@ CANDIDATES_ALONE_MAX = 32           # the same where nobody else submits
 CANDIDATES_DRAWN = 3                # stale choice / herds
 SPEED_TIE = 1.25                    # hosts that are alike sort their jobs / slow ones get long jobs
 CANDIDATE_COST_RATIO = 2.0          # few hosts are used / slow ones make the tail
+SHARES_KEPT = 1000                  # who had his share lately is served first / memory
 FRAMES_KEPT = 50                    # kinds of slot: frames are made anew at every event / memory
 SLOW_JOB_RATIO = 3.0                # of the mean job's time: slow hosts idle / long jobs on them make the tail
 ENDING_GAPS = 3.0                   # mean times between jobs without a new one mean that the build ends: slow hosts
@@ -2487,13 +2489,18 @@ class PeakMemory:
 class JobFigures:
     """What is known when a job has ended well. Seconds and KB; cpu, elapsed, queue are None from a plain distccd."""
     __slots__ = ("size_kb", "job_class", "source_key", "total_s", "queue_s", "elapsed_s", "cpu_s", "concurrency",
-                 "peak_mb", "wire_kb", "predicted_s")
+                 "peak_mb", "wire_kb", "sent_kb", "predicted_s")
 
     def __init__(self, size_kb, job_class, source_key, total_s, wire_kb, predicted_s):
         self.size_kb, self.job_class, self.source_key = size_kb, job_class, source_key
         self.total_s, self.wire_kb, self.predicted_s = total_s, wire_kb, predicted_s
         self.queue_s = self.elapsed_s = self.cpu_s = None
         self.concurrency, self.peak_mb = 1.0, 0
+        self.sent_kb = math.inf                     # of the source, as it went; where it was measured
+
+    def packing_s(self):
+        """What zlib took on both ends, which is no fault of the link."""
+        return self.size_kb / 1024 * PACKING_MS_PER_MB / 1e3 if self.sent_kb < self.size_kb / 2 else 0.0
 
     def timed(self, times):
         """Take a server's Times."""
@@ -2616,7 +2623,8 @@ class Statistics:
         if figures.wire_kb >= TRANSFER_MIN_KB:
             fade = 1 - SPEED_DECAY
             host.wire_kb_sum = host.wire_kb_sum * fade + figures.wire_kb
-            host.wire_s_sum = host.wire_s_sum * fade + max(transfer - host.rtt.value, TRANSFER_FLOOR_S)
+            host.wire_s_sum = host.wire_s_sum * fade + max(
+                transfer - host.rtt.value - figures.packing_s(), TRANSFER_FLOOR_S)
         if figures.size_kb >= SMALL_JOB_KB:
             self.observe_speed(host, figures)
             if cores:
@@ -2747,9 +2755,11 @@ class FairShare:
         assert left >= 0, "a share was given back twice: %r" % (key,)
         if left:
             self.active[key] = left
-        self.used[key] = (self.recent(key, now) + seconds, now)
-        if len(self.used) > 1000:
-            self.used = {k: v for k, v in self.used.items() if now - v[1] < 5 * self.MEMORY_S}
+        seconds += self.recent(key, now)
+        self.used.pop(key, None)
+        self.used[key] = (seconds, now)
+        if len(self.used) > SHARES_KEPT:
+            self.used.pop(next(iter(self.used)))    # used least recently, as each goes to the end
 
     def recent(self, key, now):
         seconds, at = self.used.get(key, (0.0, now))
@@ -6824,6 +6834,7 @@ class Session(Conversation):
             job_class, source_key = job.keys()
             figures = JobFigures(job.size_kb, job_class, source_key, total_ms / 1e3, (sent + received) / 1024,
                                  job.predicted_s)
+            figures.sent_kb = sent / 1024
             if times and times[1] >= 0:
                 figures.timed(Times(*times[:4], concurrency=times[4] / 100))
             self.hub.scheduler.finished(job, figures, now)

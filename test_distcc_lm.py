@@ -2081,6 +2081,7 @@ def figures(size_kb=200, cpu_s=1.0, job_class="c-O2", source="s", total_s=None, 
     """JobFigures of a job on a host of ours that had a core to itself."""
     found = lm.JobFigures(size_kb, job_class, source, total_s or cpu_s + 0.01, more.pop("wire_kb", 0),
                           more.pop("predicted_s", None))
+    found.sent_kb = more.pop("sent_kb", math.inf)
     times = dict(queue_ms=0, elapsed_ms=cpu_s * 1e3, cpu_ms=cpu_s * 1e3, concurrency=1.0)
     times.update(more)
     return found.timed(lm.Times(**times))
@@ -2312,6 +2313,20 @@ class Load(unittest.TestCase):
             statistics.observe("h", 8, figures(300, 1.0, source=str(i), total_s=0.5, wire_kb=1000))
         self.assertTrue(0 < statistics.host("h").bandwidth() <= 1000 / lm.TRANSFER_FLOOR_S)
 
+    def test_compressing_ends(self):
+        """It costs CPU on both ends, 8 ms/MB here: a link that has become fast is measured as that all the same."""
+        statistics = lm.Statistics()
+        host, sent_kb, object_kb = statistics.host("h"), 145, 80
+        for phase, kb_s, wanted in (("slow", 10_000, True), ("still slow", 15_000, True), ("fast", 400_000, False)):
+            for i in range(300):
+                total_s = 1.003 + (sent_kb + object_kb) / kb_s + 815 / 1024 * 0.0079        # a fork, too
+                statistics.observe("h", 8, figures(815, 1.0, source=str(i), total_s=total_s,
+                                                   wire_kb=sent_kb + object_kb, sent_kb=sent_kb))
+            self.assertEqual(host.compresses(), wanted, phase)
+        for i in range(300):                                    # as it is: nothing is taken off
+            statistics.observe("h", 8, figures(815, 1.0, source=str(i), total_s=1.09, wire_kb=900, sent_kb=815))
+        self.assertLess(abs(host.bandwidth() / 10_000 - 1), 0.05)
+
     def test_mean(self):
         mean = lm.Mean(0.1)
         for value in (1, 2, 3):
@@ -2541,6 +2556,17 @@ class Fairness(unittest.TestCase):
         self.assertEqual(fair.active, {})
         with self.assertRaises((AssertionError, KeyError)):
             fair.give("a", 0, 0)
+
+    def test_share_of_strangers(self):
+        """Thousands with a new name each: memory is bounded, and who comes often stays known."""
+        fair = lm.FairShare()
+        for number in range(3 * lm.SHARES_KEPT):
+            for key in ("often", number):
+                fair.take(key)
+                fair.give(key, 1.0, number / 1000)
+        self.assertEqual(len(fair.used), lm.SHARES_KEPT)
+        self.assertGreater(fair.recent("often", 3.0), lm.SHARES_KEPT)
+        self.assertEqual(fair.recent(0, 3.0), 0.0)
 
     def test_share_bounded(self):
         fair = lm.FairShare()
