@@ -5634,6 +5634,42 @@ class SlowSenders(FarmCase):
                     break
             self.assertEqual((now[0], connection.deadline), (601, 601))
 
+    def test_who_goes(self):
+        """Of one address's connections that hold no slot; of all addresses' where these are too many; of those that
+        wait or are answered only for want of descriptors."""
+        gate = lm.Gate(unittest.mock.Mock(), unittest.mock.Mock())
+        for at, (state, peer) in enumerate(itertools.product(
+                ("queued", "running", "opening", "body", "replying"), ("10.0.0.1", "10.0.0.2"))):
+            connection = lm.JobConnection.__new__(lm.JobConnection)
+            connection.state, connection.peer, connection.slot_request = state, peer, None
+            connection.deadline = math.inf if state in ("queued", "running") else 100.0 + at
+            gate.connections.add(connection)
+        ended, unadmitted, replies = [], lm.JobConnection.unadmitted, lm.JobConnection.replies
+
+        def end(connection, *_):
+            ended.append((connection.state, connection.peer))
+            gate.connections.discard(connection)
+        with unittest.mock.patch.object(lm.JobConnection, "end", end), \
+                unittest.mock.patch.object(lm, "UNADMITTED_TOTAL", 3):
+            gate.make_room("10.0.0.2", unadmitted, 3)       # four in all
+            gate.make_room("10.0.0.2", unadmitted, 2)       # then two of this address
+            gate.make_room("10.0.0.2", unadmitted, 2)
+            gate.make_room("10.0.0.2", replies, 2)
+            gate.make_room("10.0.0.2", replies, 1)
+            self.assertEqual(ended, [("opening", "10.0.0.1"), ("opening", "10.0.0.2"), ("replying", "10.0.0.2")])
+            for _ in range(6):
+                gate.shed()
+        self.assertEqual([state for state, _ in ended[3:]], ["body", "body", "replying", "queued", "queued"])
+        self.assertEqual({c.state for c in gate.connections}, {"running"})
+
+    def test_holders_hear_of_us(self):
+        """Who has a job here gets a report each second in a large farm, too."""
+        server = unittest.mock.Mock()
+        server.admission.holders = {unittest.mock.Mock(peer="10.0.0.1"): None}
+        lm.JobServer.sweep(server, 5.0)
+        server.audience.asked.assert_called_once_with("10.0.0.1", 5.0)
+        server.gate.sweep.assert_called_once_with(5.0)
+
     def test_without_a_slot(self):
         """Plain clients that send, or wait, hold descriptors and disk: the idle go, and so does who is one too many."""
         worker = self.farm.worker("--slots", "1", "--max-job-mb", "1",
