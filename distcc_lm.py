@@ -227,6 +227,7 @@ SLOTS_PER_CORE = 1.25               # cores idle while jobs are sent / overload
 MEMORY_PER_JOB_MB = 512             # until more is learnt: paging / idle cores
 MEMORY_JOBS_KEPT = 40               # of each class, to learn its need: jumpy / slow to learn
 MEMORY_PRIOR_JOBS = 8               # few small jobs open many slots / that takes longer
+JOB_PRIOR_S = 10.0                  # a job's life until one has ended: jobs start beyond the memory / cores idle
 MEMORY_LEAST_MB = 100               # for any job: too many at once / idle cores
 MEMORY_STEP = 1.5                   # a job's next try: it may fail again / it finds no host
 DISK_RESERVE_MB = 64                # jobs fail for want of disk / hosts refuse early
@@ -675,7 +676,7 @@ def encode_times(times):
 def decode_times():
     """Generator for Times; later versions may append numbers."""
     numbers = (yield from take_body(b"TIME", 256)).split()
-    if len(numbers) < 5 or not all(number.isdigit() for number in numbers):
+    if len(numbers) < 5 or not all(number.isdigit() and len(number) <= 12 for number in numbers[:5]):
         raise WireError("TIME without its five numbers")
     return Times(*(int(number) for number in numbers[:4]), concurrency=int(numbers[4]) / 100)
 
@@ -955,11 +956,12 @@ class Load:
 #                      SEEN file keys, 16 hex digits each                          which of these must I look into?
 #                      SIZE bytes, preprocessing ms, mode, plain files, odd files, recipe  preprocessed, ends the turn;
 #                                            keys of files that were looked into; "-": there is no recipe
-#                      FAIL reason, text                                           that host failed: another one, please
-#                      HOME reason, hold (0|1)              gives up the farm: a local slot, please; hold: as in LOCL
-#                      DONE outcome, bytes out, bytes in, total ms, queue, elapsed, cpu ms, peak KB, concurrency * 100
-#                           outcome: ok; failed (a compile error, shown as it came); local-ok, local-failed (after LOCL
-#                           with hold); the figures only with ok, the server's own -1 where it gave none
+#                      FAIL reason, text, host                                     that host failed: another one, please
+#                      HOME reason, hold (0|1), host or ""  gives up the farm: a local slot, please; hold: as in LOCL
+#                      DONE outcome, bytes out, bytes in, total ms, queue, elapsed, cpu ms, peak KB, concurrency * 100,
+#                           host. outcome: ok; failed (a compile error, shown as it came); local-ok, local-failed (after
+#                           LOCL with hold); all else only with ok, the server's own figures -1 where it gave none. The
+#                           host as in the SOCK that this is about: the next may have crossed this
 #   daemon to client   WAIT what                                                   an answer comes later
 #                      TURN mode, identity wanted (0|1), recipe                    preprocess now; "?": make a recipe
 #                      FILE odd (0|1), numbers of unknown files                    in answer to SEEN
@@ -2380,6 +2382,29 @@ def clipped(value, centre, ratio=RESIDUAL_CLIP):
     return min(max(value, centre / ratio), centre * ratio)
 
 
+def possible_k(k):
+    """Seconds per KB within what any box can have: others tell of theirs."""
+    return min(max(k, 1e-6), 10.0)
+
+
+def checked_number(x, least=0.0, most=1e18):
+    if not isinstance(x, (int, float)) or isinstance(x, bool) or not least <= x < most:
+        raise ValueError("%r is no plausible number" % (x,))
+    return x
+
+
+def sound_rows(rows, read, most=None):
+    """{key: read(row)} of the first `most`, without those that this program cannot have written. AttributeError where
+    it is no dict."""
+    found = {}
+    for key, row in list(rows.items())[:most]:
+        try:
+            found[str(key)] = read(row)
+        except (TypeError, ValueError):
+            continue
+    return found
+
+
 class Mean:
     """A mean that forgets: of the last 1/decay values or so; of all as long as they are fewer."""
     __slots__ = ("value", "count", "decay")
@@ -2530,8 +2555,33 @@ class HostFigures:
                                                     # VM); of a plain distccd: whole time over CPU time as predicted
         self.by_load = [[0.0, 0.0, 0] for _ in self.LOADS]      # elapsed seconds, KB, jobs by jobs per core
 
-    def known(self):
+    def to_row(self):
+        """Numbers for the state file."""
+        return [self.kb_sum, self.cpu_sum, self.samples, self.wire_kb_sum, self.wire_s_sum, self.rtt.value,
+                self.job_s.value, self.prior_k, *(number for row in self.by_load for number in row), self.pace.value]
+
+    @classmethod
+    def from_row(cls, row):
+        """The reverse; the pace may be missing. Raises ValueError, TypeError."""
+        new = cls()
+        (new.kb_sum, new.cpu_sum, samples, new.wire_kb_sum, new.wire_s_sum, rtt, job_s, prior_k,
+         *loads) = map(checked_number, row)
+        new.samples, new.prior_k = int(samples), possible_k(prior_k)
+        most = 3 * len(new.by_load)
+        if len(loads) not in (most, most + 1):
+            raise ValueError("%d figures by load" % len(loads))
+        new.by_load = [[loads[i], loads[i + 1], int(loads[i + 2])] for i in range(0, most, 3)]
+        for mean, value in ((new.rtt, rtt), (new.job_s, job_s), (new.pace, sum(loads[most:]))):
+            if value:                       # else it never was measured
+                mean.add(value)
+        return new
+
+    def measured(self):
         return self.told or self.samples >= UNKNOWN_HOST_RESULTS
+
+    def known(self):
+        """Whether it has shown how it does, if only by jobs that are too small to measure."""
+        return self.measured() or self.job_s.count >= UNKNOWN_HOST_RESULTS
 
     def k(self):
         """Seconds of CPU per KB."""
@@ -2579,7 +2629,7 @@ class Statistics:
 
     def take_median(self):
         """A host of which nothing is known is taken to be as fast as the others."""
-        known = sorted(host.k() for host in self.hosts.values() if host.known())
+        known = sorted(host.k() for host in self.hosts.values() if host.measured())
         self.known_hosts = self.known_at_median = len(known)
         if known:
             self.median_k = known[len(known) // 2]
@@ -2590,8 +2640,8 @@ class Statistics:
     def told(self, key, kb_sum, cpu_s):
         """A host has published its own sums: so a newcomer is known to all once it has run some jobs for anybody."""
         host = self.host(key)
-        if kb_sum > KB_PRIOR and not host.samples:
-            news, host.prior_k, host.told = not host.told, cpu_s / kb_sum, True
+        if kb_sum > KB_PRIOR and cpu_s > 0 and not host.samples:
+            news, host.prior_k, host.told = not host.told, possible_k(cpu_s / kb_sum), True
             if news:
                 self.one_more_known()
 
@@ -2677,9 +2727,7 @@ class Statistics:
         """For the state file: what is worth keeping across a restart. Plain JSON types only."""
         return {
             "format": 1,
-            "hosts": {key: [h.kb_sum, h.cpu_sum, h.samples, h.wire_kb_sum, h.wire_s_sum, h.rtt.value, h.job_s.value,
-                            h.prior_k, *(number for row in h.by_load for number in row)]
-                      for key, h in self.hosts.items() if h.samples or h.job_s.count},
+            "hosts": {key: h.to_row() for key, h in self.hosts.items() if h.samples or h.job_s.count},
             "slowdowns": [self.contention.sums, self.contention.counts],
             "classes": self.classes.logs,
             "sources": self.sources.rows,
@@ -2688,41 +2736,30 @@ class Statistics:
 
     @classmethod
     def from_dict(cls, data):
-        """The reverse. Raises ValueError for anything that to_dict() did not write."""
+        """The reverse, without rows that make no sense. Raises ValueError for what is no state at all."""
+        def class_row(row):
+            log, jobs = row
+            return [checked_number(log, -10, 10), checked_number(jobs)]
+
+        def source_row(row):
+            factor, size_kb = row
+            return checked_number(factor, 1 / 64, 64), checked_number(size_kb)
         new = cls()
         try:
             if data["format"] != 1:
                 raise ValueError("format %r is not known" % data["format"])
-            for key, row in data["hosts"].items():
-                figures = HostFigures()
-                (figures.kb_sum, figures.cpu_sum, samples, figures.wire_kb_sum, figures.wire_s_sum, rtt, job_s,
-                 figures.prior_k, *loads) = map(checked_number, row)
-                figures.samples = int(samples)
-                if len(loads) != 3 * len(figures.by_load):
-                    raise ValueError("%d figures by load" % len(loads))
-                figures.by_load = [[loads[i], loads[i + 1], int(loads[i + 2])] for i in range(0, len(loads), 3)]
-                figures.rtt.add(rtt)
-                figures.job_s.add(job_s)
-                new.hosts[str(key)] = figures
+            new.hosts = sound_rows(data["hosts"], HostFigures.from_row)
             sums, counts = ([checked_number(x) for x in part] for part in data["slowdowns"])
             if len(sums) == len(counts) == len(new.contention.sums):
                 new.contention.sums, new.contention.counts = sums, counts
-            new.classes.logs = {str(name): [checked_number(log, -10, 10), checked_number(jobs)]
-                                for name, (log, jobs) in list(data["classes"].items())[:Classes.MOST]}
-            new.sources.rows = {str(key): (checked_number(factor, 1 / 64, 64), checked_number(size))
-                                for key, (factor, size) in list(data["sources"].items())[:SOURCES_REMEMBERED]}
-            new.memory.rows = {str(name): [checked_number(mb) for mb in row[-MEMORY_JOBS_KEPT:]]
-                               for name, row in list(data["memory"].items())[:Classes.MOST]}
+            new.classes.logs = sound_rows(data["classes"], class_row, Classes.MOST)
+            new.sources.rows = sound_rows(data["sources"], source_row, SOURCES_REMEMBERED)
+            new.memory.rows = sound_rows(data["memory"], lambda row: [
+                checked_number(mb) for mb in row[-MEMORY_JOBS_KEPT:]], Classes.MOST)
             new.take_median()
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError("no state of this program: %s" % error) from None
         return new
-
-
-def checked_number(x, least=0.0, most=1e18):
-    if not isinstance(x, (int, float)) or isinstance(x, bool) or not least <= x < most:
-        raise ValueError("%r is no plausible number" % (x,))
-    return x
 
 
 # ==== 6. Scheduler ==================================================================================================
@@ -2732,8 +2769,9 @@ def checked_number(x, least=0.0, most=1e18):
 # Who is next, on both sides:   FairShare ranks users, FairQueue is a line of those who wait, Pool a number of places.
 # The server decides:           Admission gives out its slots, each a Holder, and parks requests where there are none.
 # The submitter guesses:        a Job waits in the Group of its like, for which Requests stand at Hosts; Roster says
-#                               which Hosts are worth a look, Placement what each would cost. Ledger keeps the books,
-#                               Chooser asks, Scheduler looks after what takes too long.
+#                               which Hosts are worth a look, Placement what each would cost, Faults what to hold
+#                               against whom. Ledger keeps the books, Chooser asks hosts, Scheduler offers this box,
+#                               too, and looks after what takes too long.
 #
 # A job on the way:  hello -> turn -> sized -> queue -> ask_one ... granted -> finished, or failed -> queue again
 #                      |                        |                       |
@@ -2813,9 +2851,11 @@ class Pool:
         self.holders = {}               # token: (uid, since)
         self.waiting, self.fair = FairQueue(), FairShare()          # by uid
         self.extra = 0                  # places granted beyond the limit while stalled
-        self.moved_at = None            # when a place was last granted or came back
+        self.moved_at = 0.0             # when a place was last granted or came back, or the first began to wait
 
     def ask(self, token_, uid, now):
+        if not self.waiting.keys:       # only while somebody waits is it a stall
+            self.moved_at = now
         self.waiting.add(token_, uid, now)
 
     def grant(self, limit, now):
@@ -2824,7 +2864,7 @@ class Pool:
         if not self.waiting.keys:
             self.extra = 0
             return granted
-        if self.moved_at is None or not self.holders:
+        if not self.holders:
             self.moved_at = now
         if now - self.moved_at >= POOL_STALL_S:
             self.extra += 1
@@ -2864,9 +2904,9 @@ class Holder:
     def __init__(self, key, since, memory_mb):
         self.key, self.since, self.memory_mb = key, since, memory_mb
 
-    def unseen_mb(self, job_s, now):
-        """What it has not taken yet of that: a compile grows all its life, which is job_s long, or so."""
-        return self.memory_mb * max(0.0, 1 - (now - self.since) / max(job_s, 0.1))
+    def unseen_mb(self, life_s, now):
+        """What it has not taken yet of that: a compile grows all its life, which is life_s long, or so."""
+        return self.memory_mb * max(0.0, 1 - (now - self.since) / max(life_s, 0.1))
 
 
 class Admission:
@@ -2883,20 +2923,37 @@ class Admission:
         self.parked, self.fair = FairQueue(), FairShare()           # by (submitter, uid)
         self.needs = {}                 # parked ticket: memory that it may come to need, in MB
         self.pause_until = 0.0          # no grants before: a user was noticed at the machine
-        self.counted = {}               # submitter: highest reservation number given to it
+        self.counted = {}               # submitter: highest reservation number given to it, of the recent ones
+        self.counted_at = {}            # submitter: when; in the same order, the latest last
         self.last_reservation = 0
         self.job_s = Mean(0.1)          # how long slots are held
         self.foreign = 0.0
 
     def measure(self, cores, foreign, available_mb, reserve_mb, refusal, now):
         """Take in what the box says of itself; `refusal` None where nothing forbids jobs."""
-        promised = sum(holder.unseen_mb(self.job_s.value, now) for holder in self.holders.values())
+        life_s = self.life_s(now)
+        promised = sum(holder.unseen_mb(life_s, now) for holder in self.holders.values())
         self.free_mb = available_mb - reserve_mb - promised
         more = max(0, int(self.free_mb / self.usual_mb()))
         slots = capacity(cores, foreign, len(self.holders) + more, self.limit)
         if slots < self.slots and foreign > self.foreign + 0.5:
             self.pause_until = now + GRANT_PAUSE_S
         self.slots, self.refusal, self.foreign = slots, refusal, foreign
+        self.forget_submitters(now)
+
+    def forget_submitters(self, now):
+        """Those that have no job here and got none for a while, or a restarted one would look like two for ever."""
+        busy = {key[0] for key in self.fair.active}
+        for submitter, at in list(self.counted_at.items()):
+            if now - at > SUBMITTER_MEMORY_S and submitter not in busy:
+                del self.counted[submitter], self.counted_at[submitter]
+
+    def life_s(self, now):
+        """How long jobs last; before the first has ended, as long as the oldest does already."""
+        if self.job_s.count:
+            return self.job_s.value
+        oldest = next(iter(self.holders.values()), None)
+        return max(JOB_PRIOR_S, now - oldest.since if oldest else 0.0)
 
     def usual_mb(self):
         """Memory of a job of which nothing is known."""
@@ -2915,7 +2972,8 @@ class Admission:
         """("granted", reservation), ("parked", position, estimated wait in s) or ("refused", name)."""
         if self.refusal:
             return "refused", self.refusal
-        if not self.holders and memory_mb > max(self.free_mb, MEMORY_PER_JOB_MB):   # nobody's end would change that
+        idle_mb = self.free_mb + sum(holder.memory_mb for holder in self.holders.values())
+        if memory_mb > max(idle_mb, MEMORY_PER_JOB_MB):     # nobody's end would change that
             return "refused", "memory"
         if self.free(now) > 0 and not self.parked.keys and self.fits(memory_mb):
             return "granted", self.take(key, ticket, memory_mb, now)
@@ -2929,10 +2987,11 @@ class Admission:
         self.free_mb -= memory_mb
         self.fair.take(key)
         self.last_reservation += 1
-        self.counted.pop(key[0], None)
-        self.counted[key[0]] = self.last_reservation
-        if len(self.counted) > 64:
-            self.counted.pop(next(iter(self.counted)))
+        for row, value in ((self.counted, self.last_reservation), (self.counted_at, now)):
+            row.pop(key[0], None)
+            row[key[0]] = value
+            if len(row) > 64:
+                row.pop(next(iter(row)))
         return self.last_reservation
 
     def next_granted(self, now):
@@ -2950,9 +3009,9 @@ class Admission:
         """The slot is free, or the parked request withdrawn; a ticket that has neither is ignored."""
         if self.parked.remove(ticket):
             del self.needs[ticket]
-        holder = self.holders.pop(ticket, None)
+        life_s, holder = self.life_s(now), self.holders.pop(ticket, None)
         if holder:
-            self.free_mb += holder.unseen_mb(self.job_s.value, now)
+            self.free_mb += holder.unseen_mb(life_s, now)
             self.fair.give(holder.key, cpu_s, now)
             if cpu_s:
                 self.job_s.add(now - holder.since)
@@ -2986,6 +3045,7 @@ class Host:
         "retired",          # listed no longer: no new jobs
         "shared",           # its last report counts jobs of other submitters
         "misfits",          # {compiler identity: when it was refused}
+        "short_at",         # since when it reports fewer jobs than it took of mine; None: it does not
         "distrusted",       # when a report of it had no right MAC, None since one had
     )
 
@@ -2998,6 +3058,7 @@ class Host:
         self.failures, self.failure, self.retry_at, self.bad_files = 0, None, 0.0, set()
         self.counters = dict.fromkeys(("ok", "failed", "refused", "cancelled"), 0)
         self.shared, self.retired, self.used_at, self.misfits, self.distrusted = False, False, 0.0, {}, None
+        self.short_at = None
 
     def place(self):
         """What sockets call its address."""
@@ -3052,7 +3113,7 @@ class Host:
             return
         self.failures += 1
         self.failure = (name, text)
-        self.retry_at = now + min(BACKOFF_FIRST_S * 2 ** (self.failures - 1), BACKOFF_MAX_S)
+        self.retry_at = now + min(BACKOFF_FIRST_S * 2 ** min(self.failures - 1, 20), BACKOFF_MAX_S)
 
     def recovers(self):
         self.failures, self.failure, self.retry_at = 0, None, 0.0
@@ -3144,6 +3205,7 @@ class Job:
         "may_directives",   # its flags allow -fdirectives-only
         "own_only",         # no plain distccd can take it
         "slept",            # this box stood still meanwhile: its times say nothing
+        "left",             # (host, counter that was raised): where it ran before, and may have been done after all
         "suspect_host",     # where a compile failed that is now done again locally
     )
 
@@ -3155,7 +3217,7 @@ class Job:
         self.state, self.since, self.arrived = "queued", now, now
         self.lease, self.excluded, self.tries, self.lapses, self.predicted_s = None, set(), 0, 0, None
         self.decision, self.session, self.reason, self.suspect_host, self.compiler_key = None, session, None, None, ""
-        self.own_only, self.may_directives, self.slept, self.source_key = False, False, False, ""
+        self.own_only, self.may_directives, self.slept, self.source_key, self.left = False, False, False, "", None
 
     def enter(self, state, now):
         self.state, self.since = state, now
@@ -3238,6 +3300,19 @@ class Group:
         self.queue.remove(job)
         self.kb -= job.size_kb
 
+    def heads(self):
+        """The first job for which nobody is asked yet; where some hosts are closed to it, behind it one for each other
+        set of closed hosts, to the first that has none: it must not hold up those."""
+        first = self.queue[min(self.asking, len(self.queue) - 1)]
+        yield first
+        seen = [first.excluded]
+        for job in self.queue:
+            if not seen[-1]:
+                return
+            if job.excluded not in seen:
+                seen.append(job.excluded)
+                yield job
+
     def at(self, host):
         return [request for request in self.requests if request.host is host]
 
@@ -3267,12 +3342,12 @@ class Placement:
         return figures.rtt.value + figures.transfer_s(job.size_kb) + wait + work * slowdown
 
     def predicted(self, host, job):
-        """Seconds from sending to receiving, for the job alone: what the outcome is compared with."""
+        """Seconds from sending to receiving, for one more job alone: what the outcome is compared with."""
         figures = self.statistics.host(host.key)
         work = self.statistics.work(host.key, job.weight) * (figures.pace.value or 1.0)
         if host.kind == "distccd":
             return figures.rtt.value + work
-        jobs = max(host.occupied(), 1) + (host.load.foreign if host.load else 0.0)
+        jobs = min(host.occupied() + 1, max(host.slots(), 1)) + (host.load.foreign if host.load else 0.0)
         slowdown = self.statistics.contention.stretch(jobs, max(host.cores(), 1))
         return figures.rtt.value + figures.transfer_s(job.size_kb) + work * slowdown
 
@@ -3297,14 +3372,27 @@ class Placement:
 
     def has_room(self, host):
         """Whether a request is likely to be granted at once."""
-        if host.failures:
-            return not host.leases and not host.asking
         if host.full:
             return False
-        limit = host.slots()
-        if self.unknown(host):
-            limit = min(limit, max(1, host.cores() // 4))
-        return host.occupied() < limit
+        if host.failures:
+            return not self.on_trial(host)
+        return host.occupied() < host.slots() and not self.on_trial(host)
+
+    def may_park(self, host, frame):
+        """Whether a request may wait there: it is full, and not on trial. Where most are unknown, as when a farm is
+        new, slots must not stay empty for that."""
+        if host.kind != "peer":
+            return False
+        if self.on_trial(host):
+            return 2 * frame.tried <= len(frame.hosts) and not host.failures
+        return host.full or host.occupied() >= host.slots()
+
+    def on_trial(self, host):
+        """Whether it has as many jobs as a host gets that must show first how it does: a quarter of its cores, or one
+        after a mishap."""
+        if host.failures:
+            return bool(host.leases or host.asking)
+        return self.unknown(host) and len(host.leases) + host.asking >= max(1, host.cores() // 4)
 
     def unknown(self, host):
         """Whether it must show first how fast it is: few jobs then, and small ones."""
@@ -3326,7 +3414,7 @@ class Placement:
 class Frame:
     """The hosts that offer one kind of slot, as far as was known at `at`: what choices draw from. It may hold some that
     no longer offer it, so that whoever is drawn is looked at again."""
-    __slots__ = ("kind", "at", "hosts", "totals", "slots", "members", "roomy", "shared", "directives")
+    __slots__ = ("kind", "at", "hosts", "totals", "slots", "members", "roomy", "shared", "tried", "directives")
 
     def __init__(self, kind, at):
         self.kind, self.at = kind, at
@@ -3335,15 +3423,16 @@ class Frame:
         self.members = set()                # the same hosts
         self.roomy = {}                     # {host: None}: all that have room, and some that have not
         self.shared = False                 # others submit to some of them
+        self.tried = 0                      # how many have shown how fast they are
         self.directives = None              # whether most can take -fdirectives-only; None: not worked out yet
 
-    def add(self, host, speed):
+    def add(self, host, speed, unknown):
         self.hosts.append(host)
         self.totals.append(speed + (self.totals[-1] if self.totals else 0.0))
         self.slots += max(host.slots(), 1)
         self.members.add(host)
         self.roomy[host] = None
-        self.shared = self.shared or host.shared
+        self.shared, self.tried = self.shared or host.shared, self.tried + (not unknown)
 
     def few(self):
         """Whether all of them can be weighed."""
@@ -3378,7 +3467,7 @@ class Roster(dict):
         self.room_again(host)
         for frame in self.frames.values():
             if host not in frame.members and self.serves(host, frame.kind, now):
-                frame.add(host, self.placement.speed(host))
+                frame.add(host, self.placement.speed(host), self.placement.unknown(host))
 
     def frame(self, kind, now):
         frame = self.frames.get(kind)
@@ -3389,7 +3478,7 @@ class Roster(dict):
             frame = self.frames[kind] = Frame(kind, now)
             for host in self.values():
                 if self.serves(host, kind, now):
-                    frame.add(host, self.placement.speed(host))
+                    frame.add(host, self.placement.speed(host), self.placement.unknown(host))
         return frame
 
     def any(self, kind, now, excluded=()):
@@ -3481,6 +3570,45 @@ class History:
             self.next_at, self.sums, self.count = now + HISTORY_INTERVAL_S, [0] * 4, 0
 
 
+class Faults:
+    """What is held against hosts, files and modes where a job went wrong."""
+
+    def __init__(self, statistics):
+        self.statistics = statistics
+        self.memory, self.plain_only = Memory(), Memory()       # what goes local; what does not bear -fdirectives-only
+
+    def blame(self, host, job, name, text, now):
+        if name in BLAMELESS:
+            host.counters["refused"] += 1
+            self.memory.remember(job.uid, job.remember_key, name, now)
+            if name == "compiler-unknown":
+                host.misfits[job.identity] = now
+        elif name == "out-of-memory":               # a host with more, please
+            host.counters["failed"] += 1
+            job.memory_mb = memory_step(job.memory_mb + 1)
+            self.statistics.memory.observe(job.keys()[0], job.memory_mb)
+        elif name == "closed" and host.kind == "distccd":       # its way of refusing a job; of being broken, too
+            self.bad_file(host, job, name, text, now)
+        else:
+            host.counters["failed"] += 1
+            host.fails(name, text, now)
+
+    def bad_file(self, host, job, name, text, now):
+        """A job failed there and went well here. The file is to blame first, or the mode; the host after two files of
+        which its compiler had nothing to say (plain -E changes what -Werror makes of some sources)."""
+        host.counters["failed"] += 1
+        if job.mode == MODE_DIRECTIVES:
+            self.plain_only.remember(job.uid, job.remember_key, name, now)
+            return
+        self.memory.remember(job.uid, job.remember_key, name, now)
+        if name == "compile-error":
+            return
+        host.bad_files.add((job.uid, job.source))
+        if len(host.bad_files) >= BAD_FILES_BEFORE_SUSPECT:
+            host.fails(name, text or "%d files failed there and compiled here" % len(host.bad_files), now)
+            host.bad_files.clear()
+
+
 class Ledger:
     """The submitting side's books: hosts, jobs from hello to end, leases, and what each event means for them. What
     is to be done is appended to `actions`:
@@ -3495,12 +3623,14 @@ class Ledger:
     def __init__(self, statistics, slots, cores, rng):
         self.statistics, self.placement = statistics, Placement(statistics, rng)
         self.slots, self.cores = slots, cores
+        self.job_timeout_s = math.inf       # of hosts, as far as can be known: like ours
         self.turn_limit, self.home_limit = cores, math.inf      # preprocessors; distributable jobs here by choice
         self.hosts = Roster(self.placement, rng)
         self.jobs = set()                   # from hello to end
         self.groups = {}                    # Job.group(): Group
         self.turns, self.locals, self.fair = Pool(), Pool(), FairShare()
-        self.memory, self.plain_only = Memory(), Memory()       # what goes local; what does not bear -fdirectives-only
+        self.faults = Faults(statistics)
+        self.memory, self.plain_only = self.faults.memory, self.faults.plain_only
         self.decisions, self.history = collections.deque(maxlen=DECISIONS_KEPT), History()
         self.actions = []
         self.dispatched = 0                 # jobs sent to hosts so far
@@ -3607,12 +3737,32 @@ class Ledger:
         self.fair.give(job.uid, now - lease.since, now)
         return lease
 
-    def finished(self, job, figures, now):
-        """The object is in place. `figures`: JobFigures."""
-        lease = job.lease
-        if lease:
-            host = lease.host
-            figures.predicted_s = job.predicted_s
+    def named(self, job, place):
+        """The host of the job's lease, None where what its client says of `place` is of another: a host's name, None
+        where it does not say. Its word may cross ours of a second place."""
+        host = job.lease.host if job.lease else None
+        return host if host and place in (None, host.name) else None
+
+    def done_by(self, job, place):
+        """The host that has done the job: of its lease, or the one it was taken from, too soon as it turns out."""
+        host = self.named(job, place)
+        left, counted = job.left or (None, "")
+        if host or left is None or place not in (None, left.name):
+            return host
+        left.counters[counted] -= 1
+        if job.lease:
+            job.lease.host.counters["cancelled"] += 1
+        if job.state in ("home", "local"):
+            self.totals["fallback"] -= 1
+            self.local_reasons[job.reason] -= 1
+            self.local_reasons = {reason: count for reason, count in self.local_reasons.items() if count}
+        job.decision.choice, job.decision.reason, job.reason = left.name, None, None
+        return left
+
+    def finished(self, job, figures, now, place=None):
+        """The object is in place, from the host named `place`. `figures`: JobFigures."""
+        host = self.done_by(job, place)
+        if host:
             if not job.slept:
                 self.statistics.observe(host.key, host.load.cores if host.load else 0, figures)
             host.counters["ok"] += 1
@@ -3624,16 +3774,17 @@ class Ledger:
             job.decision.server_s = figures.queue_s, figures.elapsed_s
         self.close(job, "ok", now)
 
-    def failed(self, job, name, text, now):
+    def failed(self, job, name, text, now, place=None):
         """What the client got from its host was no object: another host, then this box."""
-        if not job.lease:                   # it was taken from that host already
+        if not self.named(job, place):      # it was taken from that host already
             return
         host = self.end_lease(job, now).host
         self.note(job, now, "%s: %s" % (host.name, text or reason_text(name)))
         if name == "lease-over":
             job.lapses += 1
         else:
-            self.blame(host, job, name, text, now)
+            self.faults.blame(host, job, name, text, now)
+            job.left = host, "failed"
             job.excluded.add(host.key)
             job.tries += 1
         if job.tries >= TRIES_REMOTE or job.lapses >= 3:
@@ -3642,42 +3793,12 @@ class Ledger:
         else:
             self.queue(job, now, first=True)
 
-    def blame(self, host, job, name, text, now):
-        if name in BLAMELESS:
-            host.counters["refused"] += 1
-            self.memory.remember(job.uid, job.remember_key, name, now)
-            if name == "compiler-unknown":
-                host.misfits[job.identity] = now
-        elif name == "out-of-memory":               # a host with more, please
-            host.counters["failed"] += 1
-            job.memory_mb = memory_step(job.memory_mb + 1)
-            self.statistics.memory.observe(job.keys()[0], job.memory_mb)
-        elif name == "closed" and host.kind == "distccd":       # its way of refusing a job; of being broken, too
-            self.bad_file(host, job, name, text, now)
-        else:
-            host.counters["failed"] += 1
-            host.fails(name, text, now)
-
-    def bad_file(self, host, job, name, text, now):
-        """A job failed there and went well here. The file is to blame first, or the mode; the host after two files of
-        which its compiler had nothing to say (plain -E changes what -Werror makes of some sources)."""
-        host.counters["failed"] += 1
-        if job.mode == MODE_DIRECTIVES:
-            self.plain_only.remember(job.uid, job.remember_key, name, now)
-            return
-        self.memory.remember(job.uid, job.remember_key, name, now)
-        if name == "compile-error":
-            return
-        host.bad_files.add((job.uid, job.source))
-        if len(host.bad_files) >= BAD_FILES_BEFORE_SUSPECT:
-            host.fails(name, text or "%d files failed there and compiled here" % len(host.bad_files), now)
-            host.bad_files.clear()
-
-    def to_local(self, job, reason, now):
+    def to_local(self, job, reason, now, place=None):
         """The client gives up the farm for this job: what the host answered must be done again here."""
-        if job.lease and reason in ("compile-error", "compiler-failed", "messages"):        # the host did its work
-            job.suspect_host = job.lease.host if reason != "messages" else None
-            job.lease.host.recovers()
+        host = self.named(job, place)
+        if host and reason in ("compile-error", "compiler-failed", "messages"):             # the host did its work
+            job.suspect_host = host if reason != "messages" else None
+            host.recovers()
         job.tries = max(job.tries, 1 if job.lease else 0)
         if reason == "messages":
             self.memory.remember(job.uid, job.remember_key, reason, now)
@@ -3686,13 +3807,13 @@ class Ledger:
     def local_ended(self, job, ok, now):
         """A local run has ended; `ok` None where nobody can know how."""
         host = job.suspect_host
-        if job.reason == "local-is-faster" and not job.slept:       # it was sized, and nothing speaks for an error
+        if ok and job.reason == "local-is-faster" and not job.slept:
             stretch = self.statistics.contention.stretch(len(self.locals.holders) + self.kin_running, self.cores)
             seconds = max(now - job.since - job.preprocess_s, 0.0) / stretch
             self.statistics.observe_local(job.size_kb, *job.keys(), seconds)
         if host and ok is not None:
             if ok:
-                self.bad_file(host, job, job.reason, "", now)
+                self.faults.bad_file(host, job, job.reason, "", now)
             else:
                 self.totals["compile_errors"] += 1
                 self.memory.remember(job.uid, job.remember_key, "compile-error", now)
@@ -3724,7 +3845,7 @@ class Ledger:
 
 
 class Chooser(Ledger):
-    """The submitting side's choices: what hosts answer, and pump() after every event."""
+    """The submitting side's choices: whom to ask, and what hosts answer."""
 
     def granted(self, request, reservation, now):
         """A host has a slot for this request's group. Returns the job that gets it, or None: close the connection."""
@@ -3769,7 +3890,7 @@ class Chooser(Ledger):
         rank, first = self.placement.rank(host, frame), fit[0]
         if rank < 0:
             return min(fit, key=lambda j: j.weight), len(fit) - 1
-        young = now - first.arrived < 3 * (self.statistics.remote.value or 1.0)
+        young = now - first.since < 3 * (self.statistics.remote.value or 1.0) and not first.tries and not first.lapses
         if young and (rank > 0 or len(fit) > max(host.slots(), 1)):
             return max(fit, key=lambda j: j.weight), 0
         return first, 0
@@ -3843,23 +3964,10 @@ class Chooser(Ledger):
         for lease in host.leases:
             lease.counted = 0 < lease.reservation <= reservation
         host.uncounted = sum(not lease.counted for lease in host.leases)
-
-    def pump(self, now):
-        """Grant turns, ask hosts, offer this box's own slots. Everything that may have become possible is done."""
-        pending = [group for group in list(self.groups.values()) if self.may_ask(group, now)]
-        while pending:                      # one question at a time, each for the user who has and asks for least
-            group = pending[0] if len(pending) == 1 else min(pending, key=lambda g: self.rank(g.key[0], now))
-            if group.asking >= len(group.queue) or not self.ask_one(group, now):
-                pending.remove(group)
-        self.offer_local(now)
-        if self.turns.waiting.keys and self.texts_held() < TEXTS_HELD_MAX:
-            for job in self.turns.grant(self.turn_limit, now):
-                job.mode = self.choose_mode(job, now)
-                job.enter("preprocess", now)
-                self.actions.append(("turn", job))
-        for job in self.locals.grant(self.slots, now):
-            job.enter("local", now)
-            self.actions.append(("local", job))
+        if host.load.running >= len(host.leases) - host.uncounted:
+            host.short_at = None
+        elif host.short_at is None:
+            host.short_at = host.report_at
 
     def texts_held(self):
         """Preprocessed texts that wait for a host; TEXTS_HELD_MAX of them when their size is at its limit."""
@@ -3885,11 +3993,17 @@ class Chooser(Ledger):
         return True
 
     def ask_one(self, group, now):
-        """Ask the best host with room for a slot, or park where all are full. False when nothing is left to ask."""
-        job = group.queue[min(group.asking, len(group.queue) - 1)]
-        if job.excluded and not self.hosts.any(group.kind(), now, job.excluded):
-            self.excluded_everywhere(job, now)
-            return bool(group.queue)
+        """Ask a host for a slot. False when nothing is left to ask."""
+        for job in group.heads():
+            if job.excluded and not self.hosts.any(group.kind(), now, job.excluded):
+                self.excluded_everywhere(job, now)
+                return bool(group.queue)
+            if self.ask_for(job, group, now):
+                return True
+        return False
+
+    def ask_for(self, job, group, now):
+        """The best host with room for this job, or park where all are full. False when there is none."""
         frame = self.hosts.frame(group.kind(), now)
         free = self.hosts.candidates(frame, now, job.excluded)
         free = [host for host in free if host.has_memory(job.memory_mb)] or free
@@ -3902,8 +4016,7 @@ class Chooser(Ledger):
         if not rows:
             if len(group.requests) >= min(PARKED_MAX, PARKED_PER_JOB * len(group.queue)):
                 return False
-            full = [host for host in others if host.kind == "peer" and not host.failures and not group.at(host)
-                    and not self.placement.has_room(host)]
+            full = [host for host in others if self.placement.may_park(host, frame) and not group.at(host)]
             rows, remark = self.placement.weigh(full, job, now), "full"
         job.decision.candidates = [(host.name, cost, remark) for cost, host in rows[:8]]
         if not rows:
@@ -3936,6 +4049,28 @@ class Chooser(Ledger):
             return MODE_PLAIN
         return MODE_DIRECTIVES if self.hosts.directives(job.identity, now) else MODE_PLAIN
 
+
+
+class Scheduler(Chooser):
+    """The whole of the submitting side: pump() after every event, and what is done as time passes."""
+
+    def pump(self, now):
+        """Grant turns, ask hosts, offer this box's own slots. Everything that may have become possible is done."""
+        pending = [group for group in list(self.groups.values()) if self.may_ask(group, now)]
+        while pending:                      # one question at a time, each for the user who has and asks for least
+            group = pending[0] if len(pending) == 1 else min(pending, key=lambda g: self.rank(g.key[0], now))
+            if group.asking >= len(group.queue) or not self.ask_one(group, now):
+                pending.remove(group)
+        self.offer_local(now)
+        if self.turns.waiting.keys and self.texts_held() < TEXTS_HELD_MAX:
+            for job in self.turns.grant(self.turn_limit, now):
+                job.mode = self.choose_mode(job, now)
+                job.enter("preprocess", now)
+                self.actions.append(("turn", job))
+        for job in self.locals.grant(self.slots, now):
+            job.enter("local", now)
+            self.actions.append(("local", job))
+
     def local_room(self):
         """Cores of this box that neither its users, nor local compiles, nor preprocessing, nor other daemons need."""
         remote = sum(self.fair.active.values())
@@ -3953,8 +4088,10 @@ class Chooser(Ledger):
     def offer_local(self, now):
         """This box as one more host: for jobs that no host has room for, where it is done sooner than waiting for
         one."""
-        waiting = [job for group in self.groups.values() for job in group.queue[group.asking:][-4:]]
-        for job in waiting[:-5:-1]:
+        groups = self.groups.values()
+        choosy = [job for group in groups for job in group.queue[:4] if job.excluded]       # they came back to its head
+        last = [job for group in groups for job in group.queue[group.asking:][-4:]]
+        for job in dict.fromkeys(choosy + last[:-5:-1]):
             if self.local_room() < 1:
                 return
             if self.hosts.any_free(job.kind(), now, job.excluded):
@@ -3971,19 +4108,18 @@ class Chooser(Ledger):
         remote = sum(host.slots() for host in self.hosts.values() if host.usable(now) or host.leases)
         return max(1, remote + self.cores if remote else self.slots)
 
-
-class Scheduler(Chooser):
-    """The whole of the submitting side: choices, and what is done as time passes."""
-
     def tick(self, now):
         """Time passes: silent hosts lose jobs and requests, late jobs are taken back, unanswered questions end."""
         self.history.sample(self, now)
         for host in self.hosts.values():
             for lease in list(host.leases):
+                spent = now - lease.since
                 if host.silent(now):
                     self.failed(lease.job, "silent", "", now)
-                elif now - lease.since > self.patience(host, lease.job):
-                    self.failed(lease.job, "stalled", "no answer for %d s" % (now - lease.since), now)
+                elif spent > self.patience(host, lease.job, now):
+                    self.failed(lease.job, "stalled", "no answer for %d s" % spent, now)
+                elif host.kind == "peer" and spent > self.job_timeout_s + OVERDUE_S:    # nor would it end it, then
+                    self.take_back(lease.job, True, spent, now)
         for group in list(self.groups.values()):
             for request in list(group.requests):
                 late = request.state == "asking" and now - request.since > ADMISSION_TIMEOUT_S
@@ -3992,6 +4128,15 @@ class Scheduler(Chooser):
                     self.actions.append(("withdraw", request))
         if not (any(group.queue for group in self.groups.values()) or self.turns.holders or self.turns.waiting.keys):
             self.hedge(now)
+
+    def patience(self, host, job, now):
+        """Seconds until a job is taken back and its host to blame. A plain distccd shows no other sign of being stuck;
+        one of ours goes silent, or for long has told of fewer jobs than it took: else it runs it, and ends what takes
+        longer than its own --job-timeout."""
+        late = max(OVERDUE_S, OVERDUE_RATIO * (job.predicted_s or 0.0))
+        if host.kind == "distccd":
+            return late
+        return 2 * late if host.short_at is not None and now - host.short_at > OVERDUE_S else math.inf
 
     def hedge(self, now):
         """Nothing is left to dispatch, so a straggler may have a second place, if it has run for far longer than it
@@ -4017,9 +4162,14 @@ class Scheduler(Chooser):
         if not home and self.placement.least(hosts, job) >= spent:
             return
         self.totals["hedged"] += 1
+        self.take_back(job, home, spent, now)
+
+    def take_back(self, job, home, spent, now):
+        """It gets another place, without blame for the host."""
+        host = self.end_lease(job, now).host
         host.counters["cancelled"] += 1
+        job.left = host, "cancelled"
         self.note(job, now, "late on %s: %.1f s, predicted %.1f s" % (host.name, spent, job.predicted_s))
-        self.end_lease(job, now)
         job.excluded.add(host.key)
         if home:
             job.tries = max(job.tries, 1)
@@ -4039,12 +4189,6 @@ class Scheduler(Chooser):
         for group in self.groups.values():
             for request in group.requests:
                 request.since += gap
-
-    def patience(self, host, job):
-        """Seconds until a job counts as late. A plain distccd shows no other sign of being stuck; one of ours goes
-        silent first, and ends what takes longer than its own --job-timeout."""
-        slack = 1 if host.kind == "distccd" else 2
-        return slack * max(OVERDUE_S, OVERDUE_RATIO * (job.predicted_s or 0.0))
 
     def check(self):
         """Conservation: raises AssertionError where books do not balance."""
@@ -6634,6 +6778,23 @@ def known_reason(name):
     return name if name in REASONS else "other"
 
 
+def place_named(fields):
+    """The host that a message is about, which is its last field; None where it does not say."""
+    return fields[0].decode("utf-8", "surrogateescape") or None if fields else None
+
+
+def figures_told(job, fields):
+    """JobFigures from the numbers of a DONE. ValueError where no job can have them: they are learnt from, and kept."""
+    sent, received, total_ms, *times = (int(field) for field in fields)
+    timed = bool(times) and times[1] >= 0
+    if not all(0 <= number < 1 << 40 for number in (sent, received, total_ms, *(times if timed else ()))):
+        raise ValueError("figures that no job has")
+    job_class, source_key = job.keys()
+    figures = JobFigures(job.size_kb, job_class, source_key, total_ms / 1e3, (sent + received) / 1024, job.predicted_s)
+    figures.sent_kb = sent / 1024
+    return figures.timed(Times(*times[:4], concurrency=times[4] / 100)) if timed else figures
+
+
 class Conversation:
     """Messages to and from a client. A subclass has dispatch() and end(), which sets `closed`."""
     __slots__ = ("hub", "sock", "pid", "uid", "decoder", "unread", "outgoing", "answered", "closed")
@@ -6814,13 +6975,14 @@ class Session(Conversation):
     def on_fail(self, fields):
         job = self.need_job("remote", "wait", "home")
         reason, text = os.fsdecode(fields[0]), os.fsdecode(fields[1])[:200]
-        self.hub.scheduler.failed(job, known_reason(reason), text, self.hub.loop.now())
+        self.hub.scheduler.failed(job, known_reason(reason), text, self.hub.loop.now(), place_named(fields[2:3]))
 
     def on_home(self, fields):
         job = self.need_job("queued", "preprocess", "wait", "remote", "home")
         self.holds = fields[1] == b"1"
         if job.state != "home":
-            self.hub.scheduler.to_local(job, known_reason(os.fsdecode(fields[0])), self.hub.loop.now())
+            reason = known_reason(os.fsdecode(fields[0]))
+            self.hub.scheduler.to_local(job, reason, self.hub.loop.now(), place_named(fields[2:3]))
 
     def on_done(self, fields):
         outcome, now = fields[0], self.hub.loop.now()
@@ -6830,14 +6992,7 @@ class Session(Conversation):
         elif outcome in (b"local-ok", b"local-failed"):
             self.hub.scheduler.local_ended(job, outcome == b"local-ok", now)
         elif outcome == b"ok":
-            sent, received, total_ms, *times = (int(field) for field in fields[1:9])
-            job_class, source_key = job.keys()
-            figures = JobFigures(job.size_kb, job_class, source_key, total_ms / 1e3, (sent + received) / 1024,
-                                 job.predicted_s)
-            figures.sent_kb = sent / 1024
-            if times and times[1] >= 0:
-                figures.timed(Times(*times[:4], concurrency=times[4] / 100))
-            self.hub.scheduler.finished(job, figures, now)
+            self.hub.scheduler.finished(job, figures_told(job, fields[1:9]), now, place_named(fields[9:10]))
         else:
             raise WireError("outcome %r" % outcome)
         self.job = None
@@ -6881,7 +7036,8 @@ class Session(Conversation):
         if self.pidfd is not None:
             self.hub.loop.watch(self.pidfd, selectors.EVENT_READ, self.on_process_end)
             self.hub.holders[self.pid] = self.hub.holders.get(self.pid, 0) + 1
-        self.send(b"LOCL", self.job.reason, 1 if self.holds else 0)
+        learns = self.job.reason == "local-is-faster"           # how fast this box is, if it goes well
+        self.send(b"LOCL", self.job.reason, 1 if self.holds or learns else 0)
 
     def on_process_end(self, _events):
         self.hub.loop.unwatch(self.pidfd)
@@ -7611,6 +7767,7 @@ class Directory:
         scheduler.slots = self.config.slots or listing.localslots or scheduler.cores
         scheduler.turn_limit = listing.localslots_cpp or scheduler.cores
         scheduler.home_limit = listing.localhost or math.inf
+        scheduler.job_timeout_s = self.config.job_timeout
 
     def forget_retired(self):
         """Hosts that are listed no longer go when their last job has ended and no request waits there."""
@@ -8401,8 +8558,9 @@ class DaemonLink:
 class JobSocket:
     """One distcc job over a passed socket: request out, reply in, while the daemon may call it off."""
 
-    def __init__(self, fd, link, kind, stays):
+    def __init__(self, fd, link, kind, stays, host=b""):
         self.fd, self.link, self.stays = fd, link, stays        # stays: no word of the daemon's brings it here
+        self.host = host                                        # its name, in words to the daemon
         self.plain, self.version = kind.startswith(b"distccd"), 2 if kind == b"distccd,lzo" else 1
         self.compresses = kind == b"peer,zlib"
         self.sent = self.received = 0
@@ -9102,10 +9260,10 @@ class Client:
                        "".join(text.odd_files), text.new_recipe)
         return None
 
-    def give_up(self, reason, tell=False):
+    def give_up(self, reason, tell=False, host=b""):
         """Ask for a local slot, run the real command, whose output is the answer."""
         self.discard()
-        self.link.send(b"HOME", reason, 1 if tell else 0)
+        self.link.send(b"HOME", reason, 1 if tell else 0, host)
         return self.await_local()
 
     # -- remote
@@ -9114,7 +9272,7 @@ class Client:
         """One try on the host whose socket has come. An exit status, or None: the daemon was asked for another."""
         import time
         self.say("to %s: %d bytes" % (fields[0].decode("utf-8", "replace"), self.text.size))
-        job = JobSocket(self.link.take_socket(), self.link, fields[1], self.stays)
+        job = JobSocket(self.link.take_socket(), self.link, fields[1], self.stays, fields[0])
         started = time.monotonic()
         try:
             reply = job.exchange(self.text)
@@ -9160,7 +9318,7 @@ class Client:
         self.discard_outputs()
         if job.link is None:
             raise DaemonGone("and the host failed")
-        self.link.send(b"FAIL", name, text)
+        self.link.send(b"FAIL", name, text, job.host)
         return None
 
     def called_off(self, name, fields):
@@ -9174,7 +9332,7 @@ class Client:
         job.close()
         if job.link is None:
             raise DaemonGone(reason)
-        return self.give_up(reason, tell)
+        return self.give_up(reason, tell, job.host)
 
     def success(self, job, new, times, total_ms):
         """Dependencies first, as gcc does, then the object. OSError where they cannot be written."""
@@ -9183,7 +9341,7 @@ class Client:
         figures = times.figures() if times else (-1, -1, -1, -1, -1)
         if job.link:
             try:
-                self.link.send(b"DONE", b"ok", job.sent, job.received, total_ms, *figures)
+                self.link.send(b"DONE", b"ok", job.sent, job.received, total_ms, *figures, job.host)
             except DaemonGone:
                 pass
         return 0

@@ -762,7 +762,8 @@ LIMITS = (
     ("TIME with nan", "times", lambda: lm.body_token(b"TIME", b"1 2 3 4 nan"), "five"),
     ("TIME of a later version", "times", lambda: lm.body_token(b"TIME", b"1 2 3 4 500 6"), None),
     ("TIME of 4 GiB", "times", lambda: b"TIMEffffffff", "TIME"),
-    ("TIME beyond floats", "times", lambda: lm.body_token(b"TIME", b"1 2 3 4 " + b"9" * 240), None),
+    ("TIME beyond floats", "times", lambda: lm.body_token(b"TIME", b"1 2 3 4 " + b"9" * 240), "five"),
+    ("TIME of ages", "times", lambda: lm.body_token(b"TIME", b"1 2 1000000000000 4 5"), "five"),
     ("fields of 4 GiB", "fields", lambda: b"HELOffffffff", "HELO"),
     ("most fields", "fields", lambda: lm.encode_fields(b"HELO", b"x" * lm.MAX_CLIENT_MESSAGE_BYTES), None),
 )
@@ -2141,6 +2142,18 @@ class Speed(unittest.TestCase):
         statistics.told("h", 4000, 8000.0)
         self.assertLess(statistics.host("h").k() * 1e3, 6)
 
+    def test_told_nonsense(self):
+        """No report of a host makes it infinitely fast, or jobs there divide by zero."""
+        for kb_sum, cpu_s in ((3000.0, 0.0), (9e11, 1e-9), (2001.0, 9e11)):
+            scheduler = a_scheduler(("h", 4))
+            scheduler.statistics.host("h").samples = 0
+            scheduler.statistics.told("h", kb_sum, cpu_s)
+            with self.subTest(kb_sum=kb_sum, cpu_s=cpu_s):
+                self.assertTrue(1e-6 <= scheduler.statistics.host("h").k() <= 10)
+                a_job(scheduler, 0)
+                self.assertEqual(len(done_actions(scheduler, 0, "ask")), 1)
+                scheduler.statistics.observe("h", 8, figures())
+
     def test_own_speed(self):
         """A box learns its own speed from what it runs for others, and its jobs' need of memory; so others can know."""
         statistics = lm.Statistics()
@@ -2182,6 +2195,10 @@ class Speed(unittest.TestCase):
         for i in range(50):
             statistics.observe("h", 8, figures(lm.SMALL_JOB_KB - 1, 3.0, source=str(i)))
         self.assertEqual(statistics.host("h").k(), before)
+        for i in range(lm.UNKNOWN_HOST_RESULTS):                # but the host has shown that it can do them
+            self.assertFalse(statistics.host("new").known())
+            statistics.observe("new", 8, figures(lm.SMALL_JOB_KB - 1, 3.0, source=str(i)))
+        self.assertTrue(statistics.host("new").known())
 
     def test_two_hosts(self):
         """The ratio of two hosts is right, though they see different sources and classes."""
@@ -2364,21 +2381,34 @@ class Predictions(unittest.TestCase):
         for number in range(50 * len(classes) + 100):
             at = rng.randrange(len(hosts))
             host, name = hosts[at], rng.choice(sorted(classes))
-            host.load = host_load(8, rng.randrange(1, 9))
+            host.load = host_load(8, rng.randrange(8))
             job = lm.Job(1, "f%d.c" % number, "o", name, "k", None, 0)
             job.size_kb = int(rng.lognormvariate(5.3, 0.8)) + lm.SMALL_JOB_KB
             job.weight = statistics.weight(job.size_kb, *job.keys())
             predicted = placement.predicted(host, job)
             cpu = job.size_kb * speeds[at] / 1e3 * classes[name] * rng.lognormvariate(0, sigma)
-            elapsed = cpu * stretch(host.occupied() / 8)
+            jobs = host.occupied() + 1.0
+            elapsed = cpu * stretch(jobs / 8)
             total = elapsed + job.size_kb * 1.3 / link + 0.002
             errors.append(abs(predicted - total) / total)
             statistics.observe(host.key, 8, figures(
                 job.size_kb, cpu, name, str(number), total, predicted_s=predicted, elapsed_ms=elapsed * 1e3,
-                wire_kb=job.size_kb * 1.3, concurrency=float(host.occupied())))
+                wire_kb=job.size_kb * 1.3, concurrency=jobs))
         shown = [statistics.host(host.key).error.value for host in hosts]
         self.assertLess(max(shown), 0.35)                       # what `status` tells of each
         return sum(errors[-100:]) / 100
+
+    def test_counts_itself(self):
+        """The fourth job on four cores is predicted with the slowdown of four, whether asked for or parked."""
+        for running in (3, 4):                                  # 4: as reported before one of them ended
+            scheduler = a_scheduler(("h", 4))
+            host, statistics = scheduler.hosts["h"], scheduler.statistics
+            scheduler.report(host, host_load(4, running), 0)
+            job = a_job(scheduler, 0)
+            (_, request), = done_actions(scheduler, 0, "ask")
+            scheduler.granted(request, 1, 0)
+            slowdown = (job.predicted_s - statistics.host("h").transfer_s(200)) / statistics.work("h", job.weight)
+            self.assertAlmostEqual(slowdown, statistics.contention.stretch(4, 4))
 
     def test_error(self):
         """At most a quarter off after 50 jobs of a class, whatever the hosts, noise, contention and link."""
@@ -2439,20 +2469,24 @@ def with_change(path, value):
 del_ = object()
 HOSTILE_STATES = (
     (("format",), del_), (("format",), 2), (("format",), "1"), (("hosts",), del_), (("hosts",), []), (("hosts",), None),
+    (("slowdowns",), del_), (("slowdowns",), [1]), (("slowdowns",), [[1], [1], [1]]),
+    (("slowdowns", 0, 0), -1), (("slowdowns", 1), None), (("slowdowns", 0, 0), math.nan),
+    (("classes",), del_), (("classes",), [1]), (("memory",), del_), (("memory",), [1]),
+    (("sources",), del_), (("sources",), 7),
+)
+BAD_ROWS = (            # in an otherwise good state
     (("hosts", "h"), []), (("hosts", "h"), [1] * 6), (("hosts", "h"), [1] * 19),
-    (("hosts", "h"), [1] * 21), (("hosts", "h"), 5),
+    (("hosts", "h"), [1] * 22), (("hosts", "h"), 5),
     (("hosts", "h"), "1234567"),
     (("hosts", "h"), {"a": 1}), (("hosts", "h", 0), -1.0), (("hosts", "h", 0), math.nan), (("hosts", "h", 1), math.inf),
     (("hosts", "h", 1), 1e30), (("hosts", "h", 2), "3"), (("hosts", "h", 2), None), (("hosts", "h", 3), True),
-    (("hosts", "h", 5), [1]), (("slowdowns",), del_), (("slowdowns",), [1]), (("slowdowns",), [[1], [1], [1]]),
-    (("slowdowns", 0, 0), -1), (("slowdowns", 1), None), (("slowdowns", 0, 0), math.nan),
-    (("classes",), del_), (("classes",), [1]), (("classes", "c++"), [1]), (("classes", "c++"), [1, 2, 3]),
+    (("hosts", "h", 5), [1]), (("hosts", "h", 6), -5.0),
+    (("classes", "c++"), [1]), (("classes", "c++"), [1, 2, 3]),
     (("classes", "c++"), [math.nan, 1]), (("classes", "c++"), [0.0, -1]), (("classes", "c++"), [1e4, 1]),
     (("classes", "c++"), [-1e4, 1]), (("classes", "c++"), None),
-    (("memory",), del_), (("memory",), [1]), (("memory", "c-O2"), 7), (("memory", "c-O2"), ["1"]),
+    (("memory", "c-O2"), 7), (("memory", "c-O2"), ["1"]), (("memory", "c-O2"), "12"), (("memory", "c-O2"), {"a": 1}),
     (("memory", "c-O2", 0), -1), (("memory", "c-O2", 0), math.nan),
-    (("sources",), del_), (("sources",), 7), (("sources", "x"), [1]), (("sources", "x"), [-1, 1]),
-    (("sources", "x"), "ab"),
+    (("sources", "x"), [1]), (("sources", "x"), [-1, 1]), (("sources", "x"), "ab"),
     (("sources", "x"), [math.inf, 1]), (("sources", "x"), [1e9, 1]), (("sources", "x"), [0, 1]),
 )
 
@@ -2480,6 +2514,30 @@ class State(unittest.TestCase):
         for path, value in HOSTILE_STATES:
             with self.subTest(path, value=value), self.assertRaises(ValueError):
                 lm.Statistics.from_dict(with_change(path, value))
+
+    def test_bad_rows(self):
+        """A row that makes no sense is forgotten, and nothing else with it."""
+        whole = json.loads(json.dumps(some_state().to_dict()))
+        for path, value in BAD_ROWS:
+            wanted = {part: dict(rows) if isinstance(rows, dict) else rows for part, rows in whole.items()}
+            wanted[path[0]].pop(path[1], None)
+            with self.subTest(path, value=value):
+                found = lm.Statistics.from_dict(with_change(path, value))
+                self.assertEqual(json.loads(json.dumps(found.to_dict())), wanted)
+
+    def test_never_measured(self):
+        """What was never measured is unknown after a restart, too; the pace of a plain distccd is kept."""
+        statistics = learnt(5.0, 10)
+        for _ in range(30):
+            statistics.observe("d", 0, lm.JobFigures(200, "c", "", 5.0, 10, None))
+        pace = statistics.host("d").pace.value
+        self.assertGreater(pace, 3)
+        statistics = lm.Statistics.from_dict(json.loads(json.dumps(statistics.to_dict())))
+        self.assertEqual((statistics.host("h").rtt.count, statistics.host("d").pace.value), (0, pace))
+        self.assertEqual((statistics.host("h").pace.count, statistics.host("d").job_s.value), (1, 5.0))
+        older = with_change(("format",), 1)
+        del older["hosts"]["h"][-1]                             # as written before the pace was
+        self.assertEqual(lm.Statistics.from_dict(older).host("h").pace.count, 0)
 
     def test_survivors(self):
         """What is accepted works: no prediction is negative, infinite or raises, whatever the numbers."""
@@ -2622,6 +2680,17 @@ class Fairness(unittest.TestCase):
         pool.drop(2, 3 * stall)
         self.assertEqual(pool.grant(1, 3 * stall), [3])
         self.assertEqual(pool.extra, 0)
+
+    def test_pool_idle(self):
+        """As long as nobody waits nothing stalls, however long a place is held."""
+        pool, stall = lm.Pool(), lm.POOL_STALL_S
+        pool.ask("a", 1, 0)
+        self.assertEqual(pool.grant(1, 0), ["a"])
+        pool.ask("b", 1, 10 * stall)
+        self.assertEqual(pool.grant(1, 10 * stall), [])
+        pool.ask("c", 1, 11 * stall - 1)
+        self.assertEqual(pool.grant(1, 11 * stall - 0.1), [])
+        self.assertEqual(pool.grant(1, 11 * stall), ["b"])
 
 
 CAPACITIES = (
@@ -2770,13 +2839,29 @@ class Admissions(unittest.TestCase):
             self.assertEqual(admission.free_mb, free)
 
     def test_memory_refused(self):
-        """A job that needs more than an idle host has goes elsewhere; a usual one is tried."""
-        admission = lm.Admission(99, lm.PeakMemory())
-        admission.measure(16, 0.0, 700, 500, None, 0)
-        self.assertEqual(admission.slots, 1)
-        self.assertEqual(admission.request(("a", 1), 1, 768, 0), ("refused", "memory"))
-        self.assertEqual(admission.request(("a", 1), 2, 512, 0)[0], "granted")
-        self.assertEqual(admission.request(("a", 1), 3, 768, 0)[0], "parked")       # somebody's end may change that
+        """A job that needs more than an idle host has goes elsewhere, busy as the host may be; a usual one is tried."""
+        for available_mb, answer in ((700, "refused"), (1300, "parked")):           # somebody's end may change that
+            admission = lm.Admission(99, lm.PeakMemory())
+            admission.measure(16, 0.0, available_mb, 500, None, 0)
+            self.assertEqual(admission.slots, 1)
+            if answer == "refused":
+                self.assertEqual(admission.request(("a", 1), 1, 768, 0), ("refused", "memory"))
+            self.assertEqual(admission.request(("a", 1), 2, 512, 0)[0], "granted")
+            self.assertEqual(admission.request(("a", 1), 3, 768, 0)[0], answer)
+            admission.measure(16, 0.0, available_mb - 250, 500, None, 5)            # half of it is taken
+            self.assertEqual(admission.request(("a", 1), 4, 768, 5)[0], answer)
+
+    def test_memory_cold(self):
+        """Before the first job has ended its promised memory is not forgotten; nor after long."""
+        admission, number = lm.Admission(99, lm.PeakMemory()), 0
+        for now in (0, 1, 3, 60):
+            taken_mb = min(now * 5, 500) * len(admission.holders)
+            admission.measure(64, 0.0, 4096 - taken_mb, 0, None, now)
+            while admission.free(now) > 0 and admission.request(("a", 1), number, 512, now)[0] == "granted":
+                number += 1
+            for ticket in list(admission.parked):
+                admission.release(ticket, 0, now)
+            self.assertLessEqual(len(admission.holders), 11 if now < 60 else 14, now)
 
     def test_memory_learnt(self):
         """What a server has seen its jobs take sets the number of its slots."""
@@ -2786,6 +2871,20 @@ class Admissions(unittest.TestCase):
                 admission.memory.observe(lm.PeakMemory.SERVED, peak)
             admission.measure(16, 0.0, 2200, 0, None, 0)
             self.assertEqual(admission.slots, slots)
+
+    def test_counted_recent(self):
+        """A submitter is named for a minute after its last job began, and as long as it has one: who is gone, or was
+        restarted, does not share the host for ever."""
+        admission, minute = self.admission(9), lm.SUBMITTER_MEMORY_S
+        for ticket in ("old", "long"):
+            admission.request((ticket, 1), ticket, 99, 0)
+        admission.release("old", 1, 1)
+        for now, wanted in ((minute - 1, {"old": 1, "long": 2}), (minute + 1, {"long": 2})):
+            admission.measure(9, 0.0, 1 << 20, 0, None, now)
+            self.assertEqual(admission.counted, wanted)
+        admission.release("long", 1, 2 * minute)
+        admission.measure(9, 0.0, 1 << 20, 0, None, 2 * minute)
+        self.assertEqual((admission.counted, admission.counted_at), ({}, {}))
 
     def test_counted_bounded(self):
         admission = self.admission(2)
@@ -2855,6 +2954,11 @@ class Hosts(unittest.TestCase):
         host.recovers()
         self.assertTrue(host.usable(now))
         self.assertEqual(host.state(now), ("up", ""))
+        for _ in range(3000):                                       # for days
+            host.fails("connect", "", now)
+            now = host.retry_at
+        host.fails("connect", "", now)
+        self.assertEqual(host.retry_at, now + lm.BACKOFF_MAX_S)
 
     def test_probe(self):
         scheduler = a_scheduler(("h", 4), ("g", 4), cores=1)
@@ -2869,6 +2973,24 @@ class Hosts(unittest.TestCase):
         self.assertEqual(len(probes), 1)
         scheduler.refused(probes[0], "connect", "", 2.2)
         self.assertEqual((host.failures, host.retry_at), (2, 6.2))
+
+    def test_probe_waits(self):
+        """A host to be probed that is full of others' jobs: one request waits there, and is not sent again and again;
+        where it fell full before it was asked, too."""
+        for waiting in (0, 1):
+            scheduler = a_scheduler(("h", 4), ("g", 4), slots=1, cores=1)
+            scheduler.hosts["h"].fails("closed", "", 0)
+            for key in "hg":
+                scheduler.report(scheduler.hosts[key], host_load(4, 4, waiting=waiting), 2.1)
+            a_job(scheduler, 2.2)
+            asked = []
+            for _ in range(20):
+                requests = [request for _, request in done_actions(scheduler, 2.2, "ask")]
+                for request in requests:
+                    asked.append(request.host.name)
+                    scheduler.parked(request, 2.2)
+            self.assertEqual(sorted(asked), ["g", "h"], waiting)
+            scheduler.check()
 
     def test_silence(self):
         scheduler = a_scheduler(("h", 4))
@@ -3051,7 +3173,10 @@ class Choices(unittest.TestCase):
         jobs = [a_job(scheduler, 0, source=str(size), size_kb=size) for size in (100, 900, 300, 500, 200)]
         asked = [request for _, request in done_actions(scheduler, 0, "ask")]
         self.assertIs(scheduler.granted(asked[0], 1, 0), jobs[1])
-        jobs[0].arrived -= 30                                       # three mean job times: goes first whatever its size
+        jobs[0].arrived -= 30                                       # in the queue of turns, that is
+        self.assertIs(scheduler.suited([jobs[0], jobs[3], jobs[4]], asked[1].host, scheduler.hosts.frame(
+            jobs[0].kind(), 0), 0)[0], jobs[3])
+        jobs[0].since -= 30                                         # three mean job times: goes first whatever its size
         self.assertIs(scheduler.granted(asked[1], 2, 0), jobs[0])
 
     def test_excluded(self):
@@ -3064,6 +3189,27 @@ class Choices(unittest.TestCase):
         scheduler.groups[jobs[0].group()].requests.append(request)
         scheduler.hosts["a"].asking += 1
         self.assertIs(scheduler.granted(request, 1, 0), jobs[1])
+
+    def test_head_of_line(self):
+        """A job that may not go where there is room does not hold up those behind it, on hosts or on this box."""
+        for cores, others in ((1, 1), (1, 6), (16, 1)):
+            scheduler = a_scheduler(("a", 4), ("b", 4), slots=cores, cores=cores)
+            scheduler.report(scheduler.hosts["b"], host_load(4, 4, waiting=2), 0)
+            first = a_job(scheduler, 0, source="first")
+            first.excluded.add("a")
+            if cores == 1:                                          # else this box takes it at once
+                (_, request), = done_actions(scheduler, 0, "ask")
+                scheduler.parked(request, 0)
+            for i in range(others):
+                a_job(scheduler, 0, source=str(i))
+            asked = done_actions(scheduler, 0, "ask")
+            with self.subTest(cores=cores, others=others):
+                self.assertEqual({request.host.name for _, request in asked} - {"b"}, {"a"})
+                self.assertEqual(first.state, "wait" if cores == 1 else "local")
+                for _, request in asked:
+                    if request.host.name == "a":
+                        self.assertIsNot(scheduler.granted(request, 1, 0), first)
+                scheduler.check()
 
     def test_unanswered(self):
         """A question that nobody answers, though the host reports, is given up; so is one parked at a silent host."""
@@ -3102,60 +3248,6 @@ class Choices(unittest.TestCase):
         order = self.distccd_turns(scheduler, jobs)
         self.assertEqual(len(order), 22)
         self.assertEqual(order[:10].count(2), 4, order)
-
-    def test_distccd_late(self):
-        """A plain distccd reports nothing: its job is late after max(30 s, 5 times the prediction)."""
-        scheduler = a_scheduler(lm.Host("d", "d", "distccd", lm.Endpoint(("d", 3632)), 2))
-        job = a_job(scheduler, 0)
-        scheduler.granted(done_actions(scheduler, 0, "ask")[0][1], 0, 0)
-        scheduler.totals["hedged"] = 9                              # whatever was hedged
-        scheduler.tick(29)
-        self.assertEqual(job.state, "remote")
-        scheduler.tick(31 + 5 * job.predicted_s)
-        self.assertIsNone(job.lease)
-        self.assertTrue(scheduler.hosts["d"].failures)
-
-    def test_tries(self):
-        """A mishap: another host; the second: this box. The host that failed backs off."""
-        scheduler = a_scheduler(("a", 4), ("b", 4))
-        job = a_job(scheduler, 0)
-        tried = []
-        for now in (0.1, 0.2):
-            (_, request), = done_actions(scheduler, now, "ask")
-            scheduler.granted(request, 1, now)
-            scheduler.actions = []
-            tried.append(request.host.name)
-            scheduler.failed(job, "garbage", "", now)
-        self.assertEqual(sorted(tried), ["a", "b"])
-        self.assertEqual([action[0] for action in done_actions(scheduler, 0.3)], ["local"])
-        self.assertEqual((job.state, job.reason, scheduler.totals["fallback"]), ("local", "hosts-failed", 1))
-        self.assertEqual([host.failures for host in scheduler.hosts.values()], [1, 1])
-        scheduler.local_ended(job, True, 1)
-        scheduler.check()
-        self.assertEqual(scheduler.jobs, set())
-
-    def test_lapses(self):
-        """A lapsed lease is nobody's fault: asked again without back-off, the third goes local."""
-        scheduler = a_scheduler(("a", 4))
-        job = a_job(scheduler, 0)
-        for now in (1, 2, 3):
-            (_, request), = done_actions(scheduler, now, "ask")
-            scheduler.granted(request, now, now)
-            scheduler.actions = []
-            scheduler.failed(job, "lease-over", "", now)
-            self.assertEqual(scheduler.hosts["a"].failures, 0)
-        self.assertEqual([action[0] for action in done_actions(scheduler, 3)], ["local"])
-
-    def test_blameless(self):
-        """A host that refuses the job, not jobs, does not back off; file and flags are remembered."""
-        for name in sorted(lm.BLAMELESS - {"lease-over"}):
-            scheduler = a_scheduler(("a", 4))
-            job = a_job(scheduler, 0)
-            scheduler.granted(done_actions(scheduler, 0, "ask")[0][1], 1, 0)
-            scheduler.failed(job, name, "", 1)
-            self.assertEqual((scheduler.hosts["a"].failures, scheduler.hosts["a"].counters["refused"]), (0, 1), name)
-            again = a_job(scheduler, 2)
-            self.assertEqual(again.reason, "remembered", name)
 
     def test_no_host(self):
         scheduler = a_scheduler(("a", 4))
@@ -3209,6 +3301,128 @@ class Choices(unittest.TestCase):
         self.assertLessEqual(len(costs), lm.CANDIDATES_DRAWN + lm.CANDIDATES_ALONE_MAX)
 
 
+class Mishaps(unittest.TestCase):
+    """What goes wrong with a job, and who is to blame."""
+
+    def test_distccd_late(self):
+        """A plain distccd reports nothing: its job is late after max(30 s, 5 times the prediction)."""
+        scheduler = a_scheduler(lm.Host("d", "d", "distccd", lm.Endpoint(("d", 3632)), 2))
+        job = a_job(scheduler, 0)
+        scheduler.granted(done_actions(scheduler, 0, "ask")[0][1], 0, 0)
+        scheduler.totals["hedged"] = 9                              # whatever was hedged
+        scheduler.tick(29)
+        self.assertEqual(job.state, "remote")
+        scheduler.tick(31 + 5 * job.predicted_s)
+        self.assertIsNone(job.lease)
+        self.assertTrue(scheduler.hosts["d"].failures)
+
+    def test_long_job(self):
+        """A host of ours that reports and says that it runs a job has as long as its --job-timeout, and no blame then;
+        one that reports fewer jobs than it took is stuck."""
+        for running, ends_at in ((1, 631), (0, 61)):
+            scheduler = a_scheduler(("a", 4), ("b", 4))
+            scheduler.job_timeout_s = 600
+            job = a_job(scheduler, 0)
+            (_, request), = done_actions(scheduler, 0, "ask")
+            scheduler.granted(request, 7, 0)
+            a_job(scheduler, 0, source="2", sized=False)            # it is not yet the end of the build
+            host, now = request.host, 0
+            while job.lease and now < 1000:
+                now += 1
+                for other in scheduler.hosts.values():
+                    scheduler.report(other, host_load(4, running if other is host else 0), now)
+                    scheduler.counted_to(other, 7)
+                scheduler.tick(now)
+            self.assertEqual((now, host.failures), (ends_at, 1 - running))
+            self.assertEqual(host.counters, {"ok": 0, "failed": 1 - running, "refused": 0, "cancelled": running})
+            self.assertEqual(job.state, "home" if running else "wait")
+            scheduler.check()
+
+    def test_ended_here(self):
+        """What a killed or a failed compile took says nothing of this box's speed."""
+        for ok in (True, False, None):
+            scheduler = a_scheduler(("a", 1), slots=4, cores=4)
+            job = a_job(scheduler, 0)
+            scheduler.go_home(job, "local-is-faster", 0)
+            scheduler.pump(0)
+            self.assertEqual(job.state, "local")
+            scheduler.local_ended(job, ok, 0.2)
+            self.assertEqual(scheduler.statistics.host("local").samples, 1 if ok else 0)
+
+    def moved(self):
+        """A job that was taken from a silent host and has a slot on another: (scheduler, job, first, second host)."""
+        scheduler = a_scheduler(("a", 4), ("b", 4), slots=1, cores=1)
+        job = a_job(scheduler, 0)
+        hosts = []
+        for now in (0, 1):
+            (_, request), = done_actions(scheduler, now, "ask")
+            scheduler.granted(request, 1, now)
+            scheduler.actions = []
+            hosts.append(request.host)
+            if not now:
+                scheduler.failed(job, "silent", "", 1)
+        return (scheduler, job, *hosts)
+
+    def test_words_cross(self):
+        """What a client says of its first place, when the second is on its way, is held for or against the first."""
+        scheduler, job, first, second = self.moved()
+        scheduler.failed(job, "closed", "", 1.1, first.name)
+        self.assertEqual((job.state, job.lease.host, second.failures), ("remote", second, 0))
+        scheduler.failed(job, "closed", "", 1.2, second.name)
+        self.assertEqual((job.lease, second.failures, job.reason), (None, 1, "hosts-failed"))
+        scheduler, job, first, second = self.moved()
+        scheduler.to_local(job, "compile-error", 1.1, first.name)
+        self.assertEqual((job.state, job.suspect_host), ("home", None))
+        scheduler, job, first, second = self.moved()
+        scheduler.finished(job, figures(), 1.1, first.name)
+        self.assertEqual([(host.counters["ok"], host.counters["failed"], host.counters["cancelled"], host.failures)
+                          for host in (first, second)], [(1, 0, 0, 0), (0, 0, 1, 0)])
+        self.assertEqual((job.decision.choice, scheduler.statistics.host(second.key).job_s.count), (first.name, 0))
+        scheduler.check()
+
+    def test_tries(self):
+        """A mishap: another host; the second: this box. The host that failed backs off."""
+        scheduler = a_scheduler(("a", 4), ("b", 4))
+        job = a_job(scheduler, 0)
+        tried = []
+        for now in (0.1, 0.2):
+            (_, request), = done_actions(scheduler, now, "ask")
+            scheduler.granted(request, 1, now)
+            scheduler.actions = []
+            tried.append(request.host.name)
+            scheduler.failed(job, "garbage", "", now)
+        self.assertEqual(sorted(tried), ["a", "b"])
+        self.assertEqual([action[0] for action in done_actions(scheduler, 0.3)], ["local"])
+        self.assertEqual((job.state, job.reason, scheduler.totals["fallback"]), ("local", "hosts-failed", 1))
+        self.assertEqual([host.failures for host in scheduler.hosts.values()], [1, 1])
+        scheduler.local_ended(job, True, 1)
+        scheduler.check()
+        self.assertEqual(scheduler.jobs, set())
+
+    def test_lapses(self):
+        """A lapsed lease is nobody's fault: asked again without back-off, the third goes local."""
+        scheduler = a_scheduler(("a", 4))
+        job = a_job(scheduler, 0)
+        for now in (1, 2, 3):
+            (_, request), = done_actions(scheduler, now, "ask")
+            scheduler.granted(request, now, now)
+            scheduler.actions = []
+            scheduler.failed(job, "lease-over", "", now)
+            self.assertEqual(scheduler.hosts["a"].failures, 0)
+        self.assertEqual([action[0] for action in done_actions(scheduler, 3)], ["local"])
+
+    def test_blameless(self):
+        """A host that refuses the job, not jobs, does not back off; file and flags are remembered."""
+        for name in sorted(lm.BLAMELESS - {"lease-over"}):
+            scheduler = a_scheduler(("a", 4))
+            job = a_job(scheduler, 0)
+            scheduler.granted(done_actions(scheduler, 0, "ask")[0][1], 1, 0)
+            scheduler.failed(job, name, "", 1)
+            self.assertEqual((scheduler.hosts["a"].failures, scheduler.hosts["a"].counters["refused"]), (0, 1), name)
+            again = a_job(scheduler, 2)
+            self.assertEqual(again.reason, "remembered", name)
+
+
 class Exploring(unittest.TestCase):
     """Hosts of which little is known, and jobs that need more than most."""
 
@@ -3219,6 +3433,29 @@ class Exploring(unittest.TestCase):
         for i in range(12):
             a_job(scheduler, 0, source=str(i))
         self.assertLessEqual(len(done_actions(scheduler, 0, "ask")), 4 + 1)
+
+    def test_unknown_host_grants(self):
+        """Nor does it get more by requests that wait there, as others have all slots elsewhere; but where most are new
+        no slot stays empty."""
+        for full in (2, 0):
+            self.assertEqual(self.granted_by_a_new_host(full), 4 if full else 16)
+
+    def granted_by_a_new_host(self, full):
+        """Leases of 20 jobs on an unknown host that has 16 slots, beside `full` known ones that have none left."""
+        scheduler = a_scheduler(("new", 16), *(("full%d" % i, 4) for i in range(full)), cores=0)
+        scheduler.statistics.host("new").samples = 0
+        for i in range(20):
+            a_job(scheduler, 0, source=str(i))
+        while True:
+            asked = done_actions(scheduler, 0, "ask")
+            if not asked:
+                break
+            for _, request in asked:
+                if request.host.name != "new" or len(request.host.leases) == 16:
+                    scheduler.parked(request, 0)
+                else:
+                    scheduler.granted(request, 1, 0)
+        return len(scheduler.hosts["new"].leases)
 
     def test_unknown_small_first(self):
         """A host that must show first how it does gets small jobs: a new one, and one that has failed."""
@@ -3254,7 +3491,7 @@ class Exploring(unittest.TestCase):
             (_, request), = done_actions(scheduler, i, "ask")
             scheduler.granted(request, 1, i)
             scheduler.actions = []
-            scheduler.finished(job, lm.JobFigures(1, "c", "", 1.0, 0, None), i)
+            scheduler.finished(job, lm.JobFigures(100, "c-O2", "", job.predicted_s, 0, None), i)
             tried[request.host.name] += 1
         self.assertTrue(5 <= tried["slow"] <= 50, tried)
 
@@ -3405,7 +3642,12 @@ class Hedging(unittest.TestCase):
         self.assertEqual((job.reason, scheduler.totals["hedged"], scheduler.totals["fallback"]), ("late", 1, 1))
         host = scheduler.hosts["a"]
         self.assertEqual((host.failures, host.counters["cancelled"], host.counters["failed"]), (0, 1, 0))
-        scheduler.finished(job, lm.JobFigures(1, "c", "", 1.0, 0, None), 9)     # the first place was done first
+        scheduler.finished(job, figures(), 9)                   # the first place was done first
+        totals = scheduler.totals
+        self.assertEqual((totals["remote"], totals["fallback"], scheduler.local_reasons), (1, 0, {}))
+        self.assertEqual((host.counters["ok"], host.counters["cancelled"]), (1, 0))
+        self.assertEqual((job.decision.choice, job.decision.reason, job.decision.outcome), ("a", None, "ok"))
+        self.assertEqual(scheduler.statistics.host("a").job_s.count, 1)
         scheduler.check()
 
     def test_elsewhere(self):
@@ -3589,8 +3831,7 @@ class SimServer:
 
     def compiled(self, link, seconds):
         if link.state == "running":
-            outcome = self.farm.rng.choices(("ok", "garbage", "compile-error", "argument", "out-of-memory"),
-                                            (88, 3, 4, 3, 2))[0]
+            outcome = self.farm.drawn(("ok", "garbage", "compile-error", "argument", "out-of-memory"), (88, 3, 4, 3, 2))
             self.end(link, seconds)
             self.farm.at(self.farm.delay(), link.submitter.replied, link, outcome, seconds)
 
@@ -3695,7 +3936,7 @@ class SimDistccd(SimServer):
 
     def compiled(self, link, seconds):
         if link.state == "compiling":
-            outcome = self.farm.rng.choices(("ok", "garbage", "compile-error", "closed"), (90, 3, 4, 3))[0]
+            outcome = self.farm.drawn(("ok", "garbage", "compile-error", "closed"), (90, 3, 4, 3))
             self.end(link, seconds)
             self.farm.at(self.farm.delay(), link.submitter.replied, link, outcome, seconds)
 
@@ -3760,7 +4001,7 @@ class SimSubmitter:
             self.links.pop(job).hang_up()
         link = self.links[job] = self.under_way.pop(request)
         link.job = job
-        patience = self.farm.rng.choices((0.001, 1.0, 3.0), (90, 7, 3))[0]
+        patience = self.farm.drawn((0.001, 1.0, 3.0), (90, 7, 3))
         self.farm.at(patience, self.send, link, self.farm.rng.lognormvariate(-0.5, 0.7))
 
     def send(self, link, seconds):
@@ -3872,7 +4113,7 @@ class Farm:
     def __init__(self, seed, servers=4, submitters=3, distccds=0, trouble=True, slots=None):
         """`slots`: of each server, all of one speed and without other users; else these vary, too."""
         self.rng, self.now, self.events, self.count, self.steps = random.Random(seed), 0.0, [], 0, 0
-        self.trouble, self.varied = trouble, slots is None
+        self.trouble, self.varied, self.flawless = trouble, slots is None, False
         self.idle_while_waiting = self.used_while_waiting = 0.0         # slot seconds
         self.servers = {}
         for i in range(servers + distccds):
@@ -3899,6 +4140,10 @@ class Farm:
 
     def delay(self):
         return self.rng.choice((0.001, 0.001, 0.002, 0.3))
+
+    def drawn(self, options, weights):
+        """How one job goes; the first way is the good one."""
+        return options[0] if self.flawless else self.rng.choices(options, weights)[0]
 
     def jobs(self, count):
         """`count` compiles in bursts, the last of which comes after 60 s."""
@@ -4075,6 +4320,7 @@ class Simulated(unittest.TestCase):
     def small_builds(self, seed, slots, small, greedy):
         """Seconds of the slowest of `small` builds of 40 jobs, with a greedy one of 500 beside them or without."""
         farm = Farm(seed, servers=3, submitters=small + 1, slots=slots, trouble=False)
+        farm.flawless = True                # the slowest of so few jobs would be one that had bad luck
         for i in range(500 * greedy):
             farm.at(1.5, farm.submitters[0].come, 1, "big%d.c" % i, True)
         for number in range(small):
@@ -7283,7 +7529,8 @@ class Sessions(FarmCase):
                 self.assertEqual((job["source"], job["host"], job["state"], job["uid"]),
                                  ("/here/f%d.c" % number, peer.address, "remote", os.getuid()))
                 self.assertEqual(daemon.status()["hosts"][1]["mine"], 1)
-                client.send(b"DONE", b"ok", 5000, 900, 30, 1, 20, 10, 5000, 100)
+                client.send(b"FAIL", "closed", "", "the host before")       # no news of this one
+                client.send(b"DONE", b"ok", 5000, 900, 30, 1, 20, 10, 5000, 100, peer.address)
                 daemon.idle()
         status = daemon.status()
         self.assertEqual((status["totals"]["remote"], status["hosts"][1]["jobs"]["ok"]), (3, 3))
@@ -7292,6 +7539,33 @@ class Sessions(FarmCase):
             self.assertEqual(client.send(b"IDNT", "").receive(b"WAIT")[0], b"LOCL")
         with Client(daemon) as client:                     # remembered as one that cannot be identified
             self.assertEqual(client.hello(key="gcc 2").receive(b"WAIT")[0], b"LOCL")
+
+    def test_figures(self):
+        """Numbers that no job has are a malformed message: they would be learnt from."""
+        job = lm.Job(1, "t.c", "t.o", "c", "k", None, 0)
+        good = (5000, 900, 30, 1, 20, 10, 5000, 100)
+        found = lm.figures_told(job, good)
+        self.assertEqual((found.total_s, found.elapsed_s, found.concurrency), (0.03, 0.02, 1.0))
+        self.assertIsNone(lm.figures_told(job, (*good[:3], -1, -1, -1, -1, -1)).cpu_s)
+        for at in range(len(good)):
+            for value in (-5000, 10 ** 60, 10 ** 400) if at != 4 else (10 ** 60,):
+                with self.subTest(at=at, value=value), self.assertRaises(ValueError):
+                    lm.figures_told(job, (*good[:at], value, *good[at + 1:]))
+
+    def test_learns_of_this_box(self):
+        """Whoever compiles here because that is faster says how it went; others just end."""
+        class Told(lm.Session):
+            def send(self, *words):
+                self.said = words
+        for reason, hold in (("local-is-faster", 1), ("late", 0)):
+            session = Told.__new__(Told)
+            session.holds, session.pidfd, session.pid = False, None, os.getpid()
+            session.job = types.SimpleNamespace(reason=reason)
+            session.hub = types.SimpleNamespace(loop=types.SimpleNamespace(watch=lambda *_: None), holders={})
+            session.send_local()
+            self.assertEqual(session.said, (b"LOCL", reason, hold if session.pidfd is not None else 1))
+            if session.pidfd is not None:
+                os.close(session.pidfd)
 
     def test_close_in_every_state(self):
         peer = self.farm.add(FaultyPeer())
