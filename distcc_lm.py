@@ -146,6 +146,8 @@ REPORT_JITTER = 0.2                 # daemons that report in step / nothing
 SLOW_REPORT_INTERVAL_S = 10.0       # in a large farm, to those that have submitted nothing lately: likewise
 LARGE_FARM_HOSTS = 150              # from here on a farm is one: slow reports without need / traffic
 RESOLVE_AGAIN_S = 30.0              # name servers are asked for nothing / a host that moved is away for longer
+REPORT_BUNCH_S = 0.02               # a large farm's reports cost more CPU / loads are known later, and jobs lapse
+REPORTS_BUNCHED_HOSTS = 100         # loads of a small farm are known later / CPU
 REPORT_MIN_GAP_S = 0.1              # pushes flood the net / changes are seen late
 PEER_TIMEOUT_S = 5.0                # busy hosts flap / a dead host is believed longer
 PEER_TIMEOUT_INTERVALS = 3          # likewise, for hosts that report more rarely
@@ -6317,6 +6319,12 @@ class Reports:
     # -- in
 
     def on_readable(self, sock):
+        """What has come. In a large farm the next come in a bunch: one that wakes the loop alone costs twice as much."""
+        self.read_reports(sock)
+        if len(self.scheduler.hosts) > REPORTS_BUNCHED_HOSTS:
+            self.loop.pause(sock, REPORT_BUNCH_S)
+
+    def read_reports(self, sock):
         for _ in range(256):
             try:
                 packet, source = sock.recvfrom(UDP_MAX_BYTES + 1)
@@ -7377,6 +7385,7 @@ class Loop:
     def __init__(self, log_level="info", log_file=None):
         self.selector = selectors.DefaultSelector()
         self.watched = {}                           # object: (fd, events, callback)
+        self.paused = {}                            # object: when its events are wanted again
         self.tasks = []                             # [due, interval, function(now)]
         self.seldom = {}                            # what log_seldom() told lately: when
         self.level, self.log_path = self.LEVELS.index(log_level), log_file
@@ -7439,9 +7448,20 @@ class Loop:
             self.selector.modify(what, events, (what, entry[2]))
             self.watched[what] = (entry[0], events, entry[2])
 
+    def pause(self, what, seconds):
+        """No events of it for so long."""
+        self.selector.unregister(self.watched[what][0])
+        self.paused[what] = self.now() + seconds
+
+    def resume(self, now):
+        for what in [what for what, at in self.paused.items() if now >= at]:
+            del self.paused[what]
+            _, events, callback = self.watched[what]
+            self.selector.register(what, events, (what, callback))
+
     def unwatch(self, what):
         entry = self.watched.pop(what, None)
-        if entry:
+        if entry and self.paused.pop(what, None) is None:
             self.selector.unregister(entry[0])
 
     # -- time
@@ -7453,9 +7473,11 @@ class Loop:
         """Wait for events, or until `due` or the next task; deal with them. Where the process stood still for longer
         than it meant to (suspend, SIGSTOP), on_gap hears of it first: what has come meanwhile is not late."""
         before = self.now()
-        timeout = max(0.0, min([due] + [task[0] for task in self.tasks]) - before)
+        timeout = max(0.0, min([due] + [task[0] for task in self.tasks] + list(self.paused.values())) - before)
         ready = self.selector.select(timeout)
         now = self.now()
+        if self.paused:
+            self.resume(now)
         gap = now - max(self.last_turn, before) - timeout
         if gap > SUSPEND_GAP_S:
             self.call(None, self.on_gap, gap)

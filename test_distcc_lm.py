@@ -7957,6 +7957,29 @@ class Listing(unittest.TestCase):
             self.assertIn(b"Host list: me@h: ssh hosts are not used", command("status", sock=daemon.socket).out)
 
 
+class Pauses(unittest.TestCase):
+    def test_pause(self):
+        """Nothing of a paused socket until its time has come; it may go meanwhile."""
+        loop, heard = lm.Loop("error"), []
+        begun, pairs = loop.now(), {name: socket.socketpair() for name in ("kept", "gone", "other")}
+        for name, (ours, theirs) in pairs.items():
+            theirs.send(b"x")
+            loop.watch(ours, selectors.EVENT_READ, lambda _, ours=ours, name=name: heard.append((name, ours.recv(9))))
+        loop.pause(pairs["kept"][0], 5.0)
+        loop.pause(pairs["gone"][0], 5.0)
+        loop.now = lambda: begun + 4.9
+        loop.turn(begun)
+        self.assertEqual(heard, [("other", b"x")])
+        loop.unwatch(pairs["gone"][0])
+        loop.now = lambda: begun + 5.1
+        loop.turn(begun)                            # it is wanted again ...
+        loop.turn(begun)                            # ... and heard
+        self.assertEqual(heard, [("other", b"x"), ("kept", b"x")])
+        for ours, theirs in pairs.values():
+            ours.close()
+            theirs.close()
+
+
 class StandingStill(unittest.TestCase):
     def test_forgiven_first(self):
         """After SIGSTOP or a suspend ages are put right before anything judges by them: events and tasks."""
