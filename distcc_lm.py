@@ -6319,7 +6319,7 @@ class Reports:
     # -- in
 
     def on_readable(self, sock):
-        """What has come. In a large farm the next come in a bunch: one that wakes the loop alone costs twice as much."""
+        """What has come. In a large farm the next come in a bunch: one that wakes the loop alone costs twice that."""
         self.read_reports(sock)
         if len(self.scheduler.hosts) > REPORTS_BUNCHED_HOSTS:
             self.loop.pause(sock, REPORT_BUNCH_S)
