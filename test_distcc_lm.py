@@ -13901,8 +13901,10 @@ class FarmRun:
 
     def make(self, folder, env, jobs):
         compiler = "distcc gcc" if self.theirs else program() + " cc gcc"
-        return subprocess.Popen([*self.prefix, "make", "-s", "-C", folder, "-j%d" % jobs, "CC=" + compiler], env=env,
-                                stdin=subprocess.DEVNULL, start_new_session=True)
+        with open(folder + "/log", "wb") as log:            # distcc tells there of each host that is gone
+            words = [*self.prefix, "make", "-s", "-C", folder, "-j%d" % jobs, "CC=" + compiler]
+            return subprocess.Popen(words, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                    start_new_session=True)
 
     def happen(self):
         event, hosts = self.scenario.event, self.hosts
@@ -13933,7 +13935,7 @@ class FarmRun:
                 child.wait()
                 return
             if status:
-                raise Failed("make failed in %s" % trees[i])
+                raise Failed("make failed in %s:\n%s" % (trees[i], tail(trees[i] + "/log")))
             ends[i] = time.monotonic() - begun - delay
         timer = threading.Timer(EVENT_S, self.happen)
         timer.start()
