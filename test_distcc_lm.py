@@ -14017,7 +14017,7 @@ class RedisRun:
     the time of its jobs shows. `side`: ours, distcc, or local (make -j2 without any of them)."""
     SHARES = (1.0, 0.25)                # CPUs of the workers
     SUBMITTER = 0.75                    # of the submitting box
-    FILES = 60
+    FILES = 45
 
     def __init__(self, side):
         self.side, self.groups = side, []
