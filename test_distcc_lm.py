@@ -13446,8 +13446,9 @@ def serve_noops(address, seconds, at_once=4):
 
 
 def bench_served(windows=20, seconds=0.5):
-    """Jobs that do nothing, ours contained, against distccd at the same niceness; windows in turn, medians. In the usual
-    temp folder and in memory: where files are dear (ext4 with many just deleted), our folder for each job shows."""
+    """Jobs that do nothing, ours contained, against distccd at the same niceness; windows in turn, medians. In the
+    usual temp folder and in memory: where files are dear (ext4 with many just deleted), our folder for each job shows.
+    """
     usual = tempfile.gettempdir()
     try:
         for tempfile.tempdir in dict.fromkeys((usual, "/dev/shm")):
