@@ -7903,7 +7903,7 @@ class Listing(unittest.TestCase):
         """A Directory that has read its list, its Scheduler, and what it logged."""
         logged, loop = [], unittest.mock.Mock()
         loop.log = lambda level, text: logged.append(text)
-        config = argparse.Namespace(peer=[], hosts=hosts, slots=slots)
+        config = argparse.Namespace(peer=[], hosts=hosts, slots=slots, job_timeout=600)
         scheduler = lm.Scheduler(lm.Statistics(), slots or 16, 16, random.Random(0))
         directory = lm.Directory(config, loop, scheduler, unittest.mock.Mock(peers={}), {})
         for sock in (directory.resolver.ours, directory.resolver.theirs):
