@@ -8836,9 +8836,15 @@ class Signals:
         for number in self.caught:
             self.module.signal(number, self.module.SIG_IGN)
 
+    def release(self):
+        """A child is the compiler, and ^C goes to both. SIGPIPE stays ignored: the daemon may be gone at the end."""
+        for number in self.caught:
+            self.module.signal(number, self.module.SIG_DFL)
+
     def restore(self):
         """As a compiler would have them: what Python ignores and exec would hand on, too."""
-        for number in self.caught + IGNORED_BY_PYTHON:
+        self.release()
+        for number in IGNORED_BY_PYTHON:
             self.module.signal(number, self.module.SIG_DFL)
 
     def die(self, number):
@@ -8969,7 +8975,7 @@ class Invocation:
 
     def run_to_end(self):
         """The compiler as a child; its wait status."""
-        self.signals.restore()                              # ^C goes to it, too
+        self.signals.release()
         try:
             return self.spawn(self.argv(), self.environ)
         except OSError as error:

@@ -486,6 +486,20 @@ class ClientStart(unittest.TestCase):
         self.assertIn("t.o: t.c", read_text(os.path.join(self.folder, "t.d")))
         return daemon.source, daemon.recipes[-1]
 
+    def test_daemon_gone_at_the_end(self):
+        """It wanted to hear how a local compile went, and is gone by then: no SIGPIPE."""
+        path = os.path.join(self.folder, "socket")
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen(1)
+            client = subprocess.Popen([PROGRAM, "cc", "gcc", "-c", "t.c"], cwd=self.folder,
+                                      env={"PATH": os.environ["PATH"], "DISTCC_LM_SOCKET": path})
+            with listener.accept()[0] as daemon:
+                daemon.recv(65536)
+                daemon.sendall(lm.encode_fields(b"LOCL", "local-is-faster", 1))
+        self.assertEqual(client.wait(60), 0)
+        self.assertTrue(os.path.exists(os.path.join(self.folder, "t.o")))
+
     def test_recipe(self):
         source, made = self.compile(lm.RECIPE_WANTED)
         self.assertIn(b"by_driver", source)
