@@ -2402,7 +2402,7 @@ def sound_rows(rows, read, most=None):
     for key, row in list(rows.items())[:most]:
         try:
             found[str(key)] = read(row)
-        except (TypeError, ValueError):
+        except (KeyError, TypeError, ValueError):       # KeyError: a dict, sliced, from Python 3.12 on
             continue
     return found
 
