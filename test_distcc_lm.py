@@ -8545,13 +8545,17 @@ class ClientCommand(ClientCase):
             self.assertEqual(sorted(done.out.split(b"\0")), sorted(direct.out.split(b"\0")))
 
     def test_signals_reach_the_compiler(self):
-        """What Python ignores is not ignored in the compiler, what the caller ignores still is."""
+        """What Python ignores is not ignored in the compiler, what the caller ignores still is. 32 and 33 are libc's own:
+        it ignores them in children, where it has ever used them."""
         show = ["/usr/bin/grep", "^Sig[BI]", "/proc/self/status"]
+
+        def signals(done):
+            return [(name, int(mask, 16) & ~0x180000000) for name, mask in map(bytes.split, done.out.splitlines())]
 
         def ignore():
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         for prepare in (None, ignore):
-            self.assertEqual(self.cc(*show, preexec_fn=prepare).out, run(show, preexec_fn=prepare).out)
+            self.assertEqual(signals(self.cc(*show, preexec_fn=prepare)), signals(run(show, preexec_fn=prepare)))
 
     def test_descriptors_reach_the_compiler(self):
         show = ["/usr/bin/find", "/proc/self/fd", "-lname", "*", "-printf", "%f %l\\n"]
