@@ -8545,8 +8545,8 @@ class ClientCommand(ClientCase):
             self.assertEqual(sorted(done.out.split(b"\0")), sorted(direct.out.split(b"\0")))
 
     def test_signals_reach_the_compiler(self):
-        """What Python ignores is not ignored in the compiler, what the caller ignores still is. 32 and 33 are libc's own:
-        it ignores them in children, where it has ever used them."""
+        """What Python ignores is not ignored in the compiler, what the caller ignores still is. 32 and 33 are libc's
+        own: it ignores them in children, where it has ever used them."""
         show = ["/usr/bin/grep", "^Sig[BI]", "/proc/self/status"]
 
         def signals(done):
