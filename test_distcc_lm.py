@@ -9180,18 +9180,22 @@ class FaultyPeers(FarmCase):
             self.assertEqual(daemon.until(lambda s: s["totals"]["remote"])["totals"]["remote"], 1)
 
     def test_next_host(self):
-        """A host fails, another takes the job: it is not compiled here."""
+        """A host fails, another takes the job: it is not compiled here, where the one slot is taken."""
         for name, kind, _, _ in PEER_ROWS:
             if name in ("admit_closes", "job_closes_at_60", "job_killed_compiler", "job_refused_by_host",
                         "job_out_of_memory"):
                 with self.subTest(name):
                     bad, good = self.farm.add(kind()), self.farm.add(FaultyPeer())
                     good.object = b"from the good one"
-                    daemon = self.farm.submitter(bad, good)
+                    daemon = self.farm.submitter(bad, good, options=("--slots", "1"))
+                    holder = subprocess.Popen([program(), "cc", "sh", "-c", "read x"], stdin=subprocess.PIPE,
+                                              env=environment(daemon.socket))
+                    daemon.until(lambda s: s["hosts"][0]["mine"] == 1)
                     for _ in range(3):
                         source = self.sources.make()
                         self.assertEqual(self.cc(daemon, "gcc", "-c", source, "-o", "o").code, 0)
-                        self.assertEqual(self.sources.object("o"), good.object)
+                        self.assertEqual(self.sources.object("o"), good.object, daemon.status()["totals"])
+                    holder.communicate(b"\n")
                     self.assertEqual(daemon.idle()["totals"]["remote"], 3)
 
     def test_remembered(self):
