@@ -12048,7 +12048,7 @@ class Trial:
         problems = result.problems(depends)
         problems += ["a worker compiled other than preprocessed text: %s" % shlex.join(run.argv) for run in runs
                      if run.namespace in farm.worker_namespaces() and not run.preprocessed]
-        if share is not None and all_of_them >= 100:    # few jobs, two turns to preprocess: one host may do
+        if share is not None:
             problems += ["no compile at all on " + self.stage.names[space]
                          for space in farm.worker_namespaces() - {run.namespace for run in runs}]
         if share is not None and min(each) < farm.least * sum(each):
