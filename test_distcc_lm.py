@@ -475,13 +475,13 @@ class ClientStart(unittest.TestCase):
         self.assertEqual(sorted({name for name, _ in names.used} - bound), [])
         self.assertLess(len(ast.unparse(part)), len(whole) / 3)
 
-    def compile(self, recipe, mode=lm.MODE_PLAIN, *more):
+    def compile(self, recipe, mode=lm.MODE_PLAIN, *more, flags=()):
         """(the source sent, the recipe told to the daemon last). more: further turns."""
         environ = {"PATH": os.environ["PATH"], "HOME": self.folder, "TMPDIR": self.folder,
                    "DISTCC_LM_SOCKET": os.path.join(self.folder, "socket")}
         with OneJobDaemon(environ["DISTCC_LM_SOCKET"], (mode, recipe), *more) as daemon:
-            done = subprocess.run([PROGRAM, "cc", "gcc", "-c", "t.c", "-MD", "-o", "t.o"], env=environ, cwd=self.folder,
-                                  capture_output=True, timeout=60)
+            done = subprocess.run([PROGRAM, "cc", "gcc", *flags, "-c", "t.c", "-MD", "-o", "t.o"], env=environ,
+                                  cwd=self.folder, capture_output=True, timeout=60)
         self.assertEqual((done.returncode, done.stderr, daemon.error), (0, b"", None))
         self.assertIn("t.o: t.c", read_text(os.path.join(self.folder, "t.d")))
         return daemon.source, daemon.recipes[-1]
@@ -520,6 +520,48 @@ class ClientStart(unittest.TestCase):
         source, told = self.compile(made, lm.MODE_DIRECTIVES)
         self.assertIn(b"redefine_extname", source)
         self.assertEqual((source.count(b"#define"), told), (0, ""))
+
+    def test_names_of_headers(self):
+        """gcc writes the real path of a system header where that is shorter; a recipe leaves them as found only where
+        that makes no difference."""
+        os.mkdir(os.path.join(self.folder, "real"))
+        os.symlink("real", os.path.join(self.folder, "a-longer-name"))
+        os.symlink("../real/h.h", os.path.join(self.folder, "real/i.h"))
+        with open(os.path.join(self.folder, "real/h.h"), "w") as file:
+            file.write("char *name = __FILE__;\n")
+        for system, header, kept in (
+                ("real", "h.h", True), (self.folder + "/real", "h.h", True), (self.folder + "/real", "i.h", True),
+                (self.folder + "/a-longer-name", "h.h", False), (self.folder + "/a-longer-name", "i.h", False),
+                (self.folder + "/real/../real", "h.h", False), (self.folder + "/.//real", "h.h", False)):
+            with self.subTest(system=system, header=header):
+                with open(self.source, "w") as file:
+                    file.write("#include <stddef.h>\n#include <%s>\n" % header)
+                turn, flags = (lm.RECIPE_WANTED, lm.MODE_DIRECTIVES), ("-isystem", system)
+                source, made = self.compile(*turn, flags=flags)
+                self.assertTrue(made.endswith("\n" + lm.AS_FOUND))
+                told = "" if kept else made[:-len("\n" + lm.AS_FOUND)]
+                self.assertEqual(self.compile(made, lm.MODE_DIRECTIVES, flags=flags), (source, told))
+                self.assertEqual(self.compile(told or made, lm.MODE_DIRECTIVES, flags=flags), (source, ""))
+
+    def test_canonical_path(self):
+        """As realpath(3), over a tree of links that lead anywhere, upwards too."""
+        rng, folders, paths = random.Random(7), [self.folder], []
+        for i in range(60):
+            path = os.path.join(rng.choice(folders), "n%d" % i)
+            if i % 3 == 0:
+                os.mkdir(path)
+                folders.append(path)
+            elif i % 3 == 1:
+                write(path, b"")
+            else:
+                to = rng.choice(folders + paths)
+                os.symlink(to if rng.random() < 0.5 else os.path.relpath(to, os.path.dirname(path)), path)
+            paths.append(path)
+        for path in paths:
+            for odd in (path, path.replace("/", "//"), path.replace("/n", "/./n"),
+                        os.path.join(os.path.dirname(path), "..", os.path.basename(self.folder), "n0", "..")):
+                if os.path.exists(odd):
+                    self.assertEqual(lm.canonical_path(os.fsencode(odd)), os.fsencode(os.path.realpath(odd)), odd)
 
     def test_recipe_that_fails(self):
         """It is given up, and the driver does it."""
@@ -1694,12 +1736,16 @@ class Recipes(unittest.TestCase):
                 stand_in = lm.stand_in_for("../x/a.c")
                 for name in ("TARGET", "DEPFILE"):
                     trace = trace.replace(name, getattr(lm, "STAND_IN_" + name))
-                found = lm.make_recipe(trace.replace("S.c", stand_in).replace("S.d", lm.STAND_IN_SOURCE + ".d").replace(
-                    "S.i", lm.STAND_IN_SOURCE + ".i").replace("auxbase S", "auxbase " + lm.STAND_IN_SOURCE), stand_in)
+                trace = trace.replace("S.c", stand_in).replace("S.d", lm.STAND_IN_SOURCE + ".d").replace(
+                    "S.i", lm.STAND_IN_SOURCE + ".i").replace("auxbase S", "auxbase " + lm.STAND_IN_SOURCE)
+                found = lm.make_recipe(trace, stand_in, "plain")
                 for name in ("SOURCE", "BASE", "TARGET", "DEPFILE"):
                     wanted = re.sub(r"\b%s\b" % name, getattr(lm, "STAND_IN_" + name), wanted)
                 wanted = wanted.replace("S.d", lm.STAND_IN_SOURCE + ".d")
-                self.assertEqual(found, "\n".join(wanted.split(" ")).replace("§", " "))
+                wanted = "\n".join(wanted.split(" ")).replace("§", " ")
+                self.assertEqual(found, wanted)
+                if found != lm.NO_RECIPE:
+                    self.assertEqual(lm.make_recipe(trace, stand_in, "directives"), wanted + "\n" + lm.AS_FOUND)
 
     def test_shape(self):
         """What has another command for stage 1 has another shape or other flags; for some there is none."""
@@ -1923,7 +1969,7 @@ def object_looks(path, clang):
     if clang:
         # DWARF 5: the file table of a preprocessed source lacks checksums, and so entry 0 is repeated as entry 1;
         # readelf shows the folder of the one and not of the other. Rows (file, line, address) are compared.
-        lines = [line.split()[0].rsplit("/", 1)[-1] + " ".join(line.split()[1:]) for line in lines if "0x" in line]
+        lines = [line.split()[0].rsplit("/", 1)[-1] + " ".join(line.split()[1:]) for line in lines if " 0x" in line]
     return {"stripped": stripped, "info": info, "lines": lines}
 
 class TwoStages:
@@ -2010,13 +2056,13 @@ class TwoStages:
         stand_in, temp = lm.stand_in_for(command.source), os.path.join(self.top, "dep-by-recipe")
         args = command.preprocess_args(self.mode, command.depfile and lm.STAND_IN_DEPFILE, stand_in)
         trace = self.run_in(self.work, [*compiler, *args, "-###"], {**environ, "LC_ALL": "C"})[1]
-        recipe = lm.make_recipe(trace, stand_in)
+        recipe = lm.make_recipe(trace, stand_in, self.mode)
         self.recipe = bool(command.shape) and recipe != lm.NO_RECIPE
         if self.recipe:
             names = {lm.STAND_IN_SOURCE: command.source, lm.STAND_IN_BASE: lm.basename(command.source),
                      lm.STAND_IN_TARGET: command.target, lm.STAND_IN_DEPFILE: temp}
-            status, said, text = self.run_in(self.work, [names.get(word, word) for word in recipe.split("\n")], environ,
-                                             stdout=subprocess.PIPE)
+            words = [names.get(word, word) for word in recipe.split("\n")]
+            status, said, text = self.run_in(self.work, words, environ, stdout=subprocess.PIPE)
             said = said.replace("cc1: ", "gcc: ")
             depended = os.path.exists(temp) and lm.read_file(temp)
             assert (status, text, depended) == (by_driver[0], *by_driver[2:]), "the recipe gives something else"
