@@ -194,6 +194,9 @@ HEDGE_RATIO = 3.0                   # of the prediction, at the end of a build: 
 HEDGE_LEAST_S = 1.0                 # the same where little was predicted
 HEDGE_BLIND_S = 10.0                # the same on a host that has not shown yet how fast it is
 HEDGE_SHARE = 0.02                  # of all jobs, at most; one in any case: stragglers stay / a loaded farm gets more
+MOVE_RATIO = 1.5                    # at the end, to a place that is so much sooner: work is done twice / it ends late
+MOVE_SHARE = 0.1                    # of all jobs, at most; one in any case: likewise
+UNDERRATED_RATIO = 1.25             # of the prediction; from here on a job is taken to be longer: likewise
 REPLY_TIMEOUT_S = 300.0             # the same, for clients whose daemon is gone
 SILENCE_TIMEOUT_S = 5.0             # the same once a client waits (the daemon pings it each second)
 PING_INTERVAL_S = 1.0
@@ -215,7 +218,8 @@ SPEED_TIE = 1.25                    # hosts that are alike sort their jobs / slo
 CANDIDATE_COST_RATIO = 2.0          # few hosts are used / slow ones make the tail
 SHARES_KEPT = 1000                  # who had his share lately is served first / memory
 FRAMES_KEPT = 50                    # kinds of slot: frames are made anew at every event / memory
-SLOW_JOB_RATIO = 3.0                # of the mean job's time: slow hosts idle / long jobs on them make the tail
+SLOW_JOB_RATIO = 8.0                # of the mean job's time: slow hosts idle / long jobs on them make the tail
+HEAVY_JOB_RATIO = 1.5               # of the mean job's size, for slow and for unknown hosts: likewise
 ENDING_GAPS = 3.0                   # mean times between jobs without a new one mean that the build ends: slow hosts
                                     # idle in its midst / they get the last jobs
 ROSTER_INTERVAL_S = 0.25            # work for nothing / a host that may be tried again is found late
@@ -234,7 +238,8 @@ MEMORY_LEAST_MB = 100               # for any job: too many at once / idle cores
 MEMORY_STEP = 1.5                   # a job's next try: it may fail again / it finds no host
 DISK_RESERVE_MB = 64                # jobs fail for want of disk / hosts refuse early
 SUSPEND_GAP_S = 2.0                 # a gap in the loop from here on forgives the age of reports
-KB_PRIOR = 2000                     # weight of the prior speed: jumpy / slow to learn
+KB_PRIOR = 2000                     # weight of the speed that a host says of itself: jumpy / slow to learn
+KB_PRIOR_BLIND = 500                # of the farm's median, for a host of which nothing is known: likewise
 MS_PER_KB_PRIOR = 5.0               # speed before anything is known
 SPEED_DECAY = 0.03                  # old jobs weigh for ever / noise
 DRIFT_DECAY = 0.25                  # a host that became slower or faster is noticed late / one odd job counts as that
@@ -2591,7 +2596,8 @@ class HostFigures:
 
     def k(self):
         """Seconds of CPU per KB."""
-        return (KB_PRIOR * self.prior_k + self.cpu_sum) / (KB_PRIOR + self.kb_sum)
+        prior_kb = KB_PRIOR if self.told else KB_PRIOR_BLIND
+        return (prior_kb * self.prior_k + self.cpu_sum) / (prior_kb + self.kb_sum)
 
     def bandwidth(self):
         """KB per second."""
@@ -2619,6 +2625,7 @@ class Statistics:
         self.memory = PeakMemory()
         self.preprocess = Mean()                    # seconds of preprocessing per job on this box
         self.remote = Mean()                        # seconds of a remote job as a whole
+        self.weights = Mean()                       # of the jobs that came lately
 
     def host(self, key):
         if key not in self.hosts:
@@ -3357,6 +3364,20 @@ class Placement:
         slowdown = self.statistics.contention.stretch(jobs, max(host.cores(), 1))
         return figures.rtt.value + figures.transfer_s(job.size_kb) + work * slowdown
 
+    def rest(self, job, spent):
+        """(seconds that a job has yet to run on its host, by what is known of that by now; how many times longer it
+        takes than predicted, as far as that is no fault of the host). One that is overdue takes as long again, for all
+        we know. A plain distccd does not say enough for that: (0, 1)."""
+        host = job.lease.host
+        figures = self.statistics.host(host.key)
+        if host.kind != "peer":
+            return 0.0, 1.0
+        stretch = self.statistics.contention.stretch(host.occupied() + host.load.foreign, max(host.cores(), 1))
+        whole = self.statistics.work(host.key, job.weight) * (figures.pace.value or 1.0) * stretch
+        if spent <= UNDERRATED_RATIO * whole:
+            return whole - spent, 1.0
+        return spent, 2 * spent / whole if figures.measured() else 1.0
+
     def least(self, hosts, job):
         """The least cost among these, the wait for a slot included."""
         return min((self.cost(host, job) for host in hosts), default=float("inf"))
@@ -3684,6 +3705,7 @@ class Ledger:
             job.mode = mode
         job.size_kb = job.decision.size_kb = size_kb
         job.weight = self.statistics.weight(size_kb, *job.keys())
+        self.statistics.weights.add(job.weight)
         job.memory_mb = max(job.memory_mb if job.tries else 0, self.statistics.memory.need_mb(job.keys()[0]))
         job.preprocess_s = preprocess_s
         self.statistics.preprocess.add(preprocess_s)
@@ -3879,18 +3901,28 @@ class Chooser(Ledger):
         """The group's next job for this slot; None where each would be done sooner elsewhere."""
         host = request.host
         fit = [job for job in group.queue if job.memory_mb <= request.memory_mb and host.key not in job.excluded]
-        if not fit:
-            return None
-        frame = self.hosts.frame(group.kind(), now)
-        job, ahead = self.suited(fit, host, frame, now)
-        if self.placement.rank(host, frame) < 0 and not self.worth(host, job, ahead, frame, now):
-            return None
-        return job
+        return self.taker(host, fit, 0, self.hosts.frame(group.kind(), now), now) if fit else None
+
+    def taker(self, host, jobs, asking, frame, now):
+        """Which of these jobs a slot of this host should go to; None where each had better wait for another host.
+        asking: for how many of them others are asked."""
+        job, ahead = self.suited(jobs, host, frame, now)
+        unknown, slow = self.placement.unknown(host), self.placement.rank(host, frame) < 0
+        if not (unknown or slow) or unknown and 2 * frame.tried <= len(frame.hosts):    # most are: no slot stays empty
+            return job
+        others = [other for other in self.hosts.sample(frame, now, job.excluded) if other is not host]
+        heavy = job.weight > HEAVY_JOB_RATIO * self.statistics.weights.value
+        if unknown:
+            return None if heavy and others else job
+        least = self.placement.least(others, job) + max(0, ahead - asking) * self.statistics.remote.value / max(
+            frame.slots, 1)
+        return job if self.placement.cost(host, job, True) <= self.longest(least, heavy, frame, now) else None
 
     def suited(self, fit, host, frame, now):
         """(which of these jobs this host should get, how many come before it elsewhere): in the order of coming where
         hosts are alike, but the longest once more wait than the host has slots; the longest for a fast one; the
-        smallest for a slow one, and for one that must show first how it does."""
+        smallest for a slow one, and for one that must show first how it does. The longest are looked for among as many
+        as the farm has slots: if all slots go to the longest of a great many, who comes later waits long for one."""
         if host.failures or self.placement.unknown(host):
             return min(fit, key=lambda j: j.weight), 0
         rank, first = self.placement.rank(host, frame), fit[0]
@@ -3898,18 +3930,17 @@ class Chooser(Ledger):
             return min(fit, key=lambda j: j.weight), len(fit) - 1
         young = now - first.since < 3 * (self.statistics.remote.value or 1.0) and not first.tries and not first.lapses
         if young and (rank > 0 or len(fit) > max(host.slots(), 1)):
-            return max(fit, key=lambda j: j.weight), 0
+            return max(fit[:max(frame.slots, 1)], key=lambda j: j.weight), 0
         return first, 0
 
-    def worth(self, host, job, ahead, frame, now):
-        """Whether this job should take a slot here, rather than wait for another host behind `ahead` others."""
-        others = [other for other in self.hosts.sample(frame, now, job.excluded) if other is not host]
+    def longest(self, least, heavy, frame, now):
+        """Seconds that a job may take on a slow host. `least`: until it would be done by another, the wait included."""
+        if heavy:
+            return least
         mean = self.statistics.remote.value
-        best = self.placement.least(others, job) + ahead * mean / max(frame.slots, 1)
         ending = not frame.shared and (     # where others want the fast hosts, too, nobody knows the wait for them
             now - self.last_hello > ENDING_GAPS * mean / max(sum(self.fair.active.values()), 1))
-        most = CANDIDATE_COST_RATIO * best if ending else max(CANDIDATE_COST_RATIO * best, SLOW_JOB_RATIO * mean)
-        return self.placement.cost(host, job, True) <= most
+        return CANDIDATE_COST_RATIO * least if ending else max(CANDIDATE_COST_RATIO * least, SLOW_JOB_RATIO * mean)
 
     def parked(self, request, now):
         """All slots of that host are taken: stay in its queue, if this group waits there only once."""
@@ -4016,8 +4047,7 @@ class Chooser(Ledger):
         rows, remark = self.placement.weigh(free, job, now), ""
         others = [host for host in self.hosts.sample(frame, now, job.excluded) if host not in free]
         best = min(self.placement.least(others, job), rows[0][0] if rows else float("inf"))
-        near = [row for row in rows if row[0] <= CANDIDATE_COST_RATIO * best    # a slow box must not make the tail
-                or self.other_job_for(row[1], group, frame, now)]
+        near = [(cost, host) for cost, host in rows if self.wanted(host, cost / best, group, frame, now)]
         rows = self.placement.worth_trying(rows, now) + near
         if not rows:
             if len(group.requests) >= min(PARKED_MAX, PARKED_PER_JOB * len(group.queue)):
@@ -4030,12 +4060,12 @@ class Chooser(Ledger):
         self.ask(group, rows[0][1], job, now)
         return True
 
-    def other_job_for(self, host, group, frame, now):
-        """Whether some other of the jobs that wait had better run on this host, since late binding may give it that."""
-        if not self.placement.rank(host, frame):
-            return False
-        job, ahead = self.suited(group.queue, host, frame, now)
-        return self.worth(host, job, max(0, ahead - group.asking), frame, now)
+    def wanted(self, host, ratio, group, frame, now):
+        """Whether some job of the group should take a slot there: late binding may give it to another than the first.
+        ratio: of what that would cost there and on the best host; of like hosts it tells how loaded they are."""
+        alike = not self.placement.rank(host, frame)
+        return not (alike and ratio > CANDIDATE_COST_RATIO) and bool(
+            self.taker(host, group.queue, group.asking, frame, now))
 
     def ask(self, group, host, job, now):
         request = Request(host, job, now)
@@ -4145,30 +4175,35 @@ class Scheduler(Chooser):
         return 2 * late if host.short_at is not None and now - host.short_at > OVERDUE_S else math.inf
 
     def hedge(self, now):
-        """Nothing is left to dispatch, so a straggler may have a second place, if it has run for far longer than it
-        should; the last that was predicted so badly comes first."""
-        late = []
+        """Nothing is left to dispatch, so stragglers may have a second place: those that have run for far longer than
+        they should, first the last that was predicted so badly; then those that are at the wrong host, as it turns out.
+        Rows are (rank, seconds within which it must end elsewhere, seconds spent, job)."""
+        late, misplaced = [], []
         for job in self.jobs:
             if job.lease:
                 spent, host = now - job.lease.since, job.lease.host
                 least = HEDGE_BLIND_S if self.placement.unknown(host) else HEDGE_LEAST_S
+                rest, longer = self.placement.rest(job, spent)
                 if spent > max(least, HEDGE_RATIO * job.predicted_s):
-                    late.append((spent / job.predicted_s, spent, job))
-        for _, spent, job in sorted(late, key=lambda row: row[:2], reverse=True):
-            if self.totals["hedged"] >= max(1, HEDGE_SHARE * self.dispatched):
-                return
-            self.hedge_one(job, spent, now)
+                    late.append((spent / job.predicted_s, spent, spent, job))
+                elif rest > MOVE_RATIO * HEDGE_LEAST_S:
+                    misplaced.append((rest, rest / MOVE_RATIO / longer, spent, job))
+        for rows, share in ((late, HEDGE_SHARE), (misplaced, MOVE_SHARE)):
+            for _, within, spent, job in sorted(rows, key=lambda row: (row[0], row[2]), reverse=True):
+                if self.totals["hedged"] >= max(1, share * self.dispatched):
+                    break
+                self.hedge_one(job, within, spent, rows is misplaced, now)
 
-    def hedge_one(self, job, spent, now):
-        """This box, or another host, if it ends the job within the time that it has taken already: for all we know it
-        takes as long again. The client goes on with what it has until it is told of the second place."""
-        host = job.lease.host
-        hosts = self.hosts.candidates(self.hosts.frame(job.kind(), now), now, job.excluded | {host.key})
-        home = self.local_room() >= 1 and self.cost_here(job) < spent
-        if not home and self.placement.least(hosts, job) >= spent:
-            return
-        self.totals["hedged"] += 1
-        self.take_back(job, home, spent, now)
+    def hedge_one(self, job, within, spent, measured, now):
+        """This box, or another host, of those that are `measured` if so, where it ends the job within so many seconds.
+        The client goes on with what it has until it is told of the second place."""
+        hosts = [host for host in self.hosts.candidates(
+            self.hosts.frame(job.kind(), now), now, job.excluded | {job.lease.host.key})
+            if not measured or self.statistics.host(host.key).measured()]
+        home = self.local_room() >= 1 and self.cost_here(job) < within
+        if home or self.placement.least(hosts, job) < within:
+            self.totals["hedged"] += 1
+            self.take_back(job, home, spent, now)
 
     def take_back(self, job, home, spent, now):
         """It gets another place, without blame for the host."""

@@ -3748,6 +3748,41 @@ class Hedging(unittest.TestCase):
         scheduler.tick(self.late(jobs[0]))
         self.assertEqual(scheduler.totals["hedged"], 3)
 
+    def misplaced(self, now, jobs=1, a=20, b=5, known=True):
+        """Jobs on host a by `now`; each host has shown how fast it is, in ms per KB, b only if `known`."""
+        scheduler, found = self.farm(("a", 64), ("b", 64), jobs=jobs)
+        learnt(a, statistics=scheduler.statistics, key="a")
+        if known:
+            learnt(b, statistics=scheduler.statistics, key="b")
+        else:
+            scheduler.statistics.host("b").samples = 0
+        for job in found:
+            job.weight = scheduler.statistics.weight(job.size_kb, *job.keys())
+            job.predicted_s = scheduler.statistics.work("a", job.weight)
+        self.keep(scheduler, now)
+        scheduler.tick(now)
+        return scheduler, found
+
+    def test_misplaced(self):
+        """What would end much sooner on another host, by what is known at the end, is moved long before it is late."""
+        scheduler, (job,) = self.misplaced(1.0)
+        (_, request), = done_actions(scheduler, 1.0, "ask")
+        self.assertEqual((request.host.name, job.state, scheduler.totals["hedged"]), ("b", "wait", 1))
+        for more in (dict(b=14), dict(known=False), dict(now=3.5)):     # little gained; nobody knows; nearly done
+            scheduler, (job,) = self.misplaced(**{"now": 1.0, **more})
+            self.assertEqual((job.state, scheduler.totals["hedged"]), ("remote", 0), more)
+
+    def test_underrated(self):
+        """A job that takes longer than predicted takes longer everywhere: it is moved to a far faster host only."""
+        for b, moved in ((20, 0), (10, 0), (5, 1)):
+            scheduler, (job,) = self.misplaced(6.0, b=b)
+            self.assertEqual(scheduler.totals["hedged"], moved, b)
+
+    def test_share_of_misplaced(self):
+        """One job in ten at most."""
+        scheduler, _ = self.misplaced(1.0, jobs=20)
+        self.assertEqual(scheduler.totals["hedged"], 2)
+
     def test_predicted_well(self):
         """A job that was expected to take long is not late."""
         scheduler, (job,) = self.farm(("a", 4), ("b", 4), cores=4)
@@ -3790,6 +3825,33 @@ class UnlikeHosts(unittest.TestCase):
                 scheduler.report(host, host_load(4), 1.0 + passed)
             job = scheduler.granted(requests["slow"], 1, 1.0 + passed)
             self.assertEqual(job is not None, taken, passed)
+
+    def test_heavy_job(self):
+        """Nor does a job that is long beside the others, if the fast host ends it any sooner; where there is no other
+        host it does."""
+        for excluded, taken in (set(), False), ({"fast"}, True):
+            scheduler, requests = self.farm((200, 210))
+            scheduler.statistics.remote.value = 3.0
+            scheduler.statistics.weights.value = 100.0
+            for job in scheduler.jobs:
+                job.excluded = excluded
+            self.assertEqual(scheduler.granted(requests["slow"], 1, 1.0) is not None, taken)
+
+    def test_unknown(self):
+        """A host that must show first how fast it is gets no job that is long beside the others, unless it is the only
+        one, or most are unknown."""
+        for known, excluded, taken in ((2, "", False), (2, "bc", True), (0, "", True)):
+            scheduler = a_scheduler(("a", 4), ("b", 4), ("c", 4))
+            for i, host in enumerate(scheduler.hosts.values()):
+                scheduler.statistics.host(host.key).samples = lm.UNKNOWN_HOST_RESULTS * (0 < i <= known)
+                host.full = host.name in "bc"
+            scheduler.statistics.remote.add(1.0)
+            for _ in range(20):
+                scheduler.statistics.weights.add(100.0)
+            job = a_job(scheduler, 1.0, size_kb=200)
+            job.excluded = set(excluded)
+            asked = {request.host.name for _, request in done_actions(scheduler, 1.0, "ask")}
+            self.assertEqual("a" in asked, taken, (known, excluded))
 
     def test_long_job_waits(self):
         """A job that the fast host would end much sooner, even after waiting, does not take the slow one's slot."""
