@@ -218,6 +218,7 @@ SPEED_TIE = 1.25                    # hosts that are alike sort their jobs / slo
 CANDIDATE_COST_RATIO = 2.0          # few hosts are used / slow ones make the tail
 SHARES_KEPT = 1000                  # who had his share lately is served first / memory
 FRAMES_KEPT = 50                    # kinds of slot: frames are made anew at every event / memory
+LOCAL_GAIN_S = 1.0                  # this box's users are disturbed for little / it idles beside slow hosts
 SLOW_JOB_RATIO = 8.0                # of the mean job's time: slow hosts idle / long jobs on them make the tail
 HEAVY_JOB_RATIO = 1.5               # of the mean job's size, for slow and for unknown hosts: likewise
 ENDING_GAPS = 3.0                   # mean times between jobs without a new one mean that the build ends: slow hosts
@@ -320,7 +321,7 @@ REASONS = {
     "no-daemon": "no daemon answers on this box",
     "no-host": "no host is up that offers this compiler",
     "hosts-failed": "the hosts that were tried failed",
-    "late": "it took far longer than predicted on its host, and was the last of the build",
+    "late": "it took far longer on its host than it does here, at the end of the build",
     "local-is-faster": "this box has a free core and the farm has none",
     "messages": "the compiler wrote messages, which need the sources",
     "compile-error": "the remote compile failed; done again here for its messages",
@@ -3374,6 +3375,7 @@ class Placement:
             return 0.0, 1.0
         stretch = self.statistics.contention.stretch(host.occupied() + host.load.foreign, max(host.cores(), 1))
         whole = self.statistics.work(host.key, job.weight) * (figures.pace.value or 1.0) * stretch
+        whole += figures.transfer_s(job.size_kb)
         if spent <= UNDERRATED_RATIO * whole:
             return whole - spent, 1.0
         return spent, 2 * spent / whole if figures.measured() else 1.0
@@ -3661,6 +3663,7 @@ class Ledger:
         self.decisions, self.history = collections.deque(maxlen=DECISIONS_KEPT), History()
         self.actions = []
         self.dispatched = 0                 # jobs sent to hosts so far
+        self.second_places = 0              # stragglers among them that were sent once more, or done here
         self.on_close = lambda job: None    # told of each job that ended
         self.kin_running = 0                # jobs that daemons under this kernel run
         self.foreign = 0.0                  # runnable tasks on this box that are nobody's jobs
@@ -4047,6 +4050,9 @@ class Chooser(Ledger):
         rows, remark = self.placement.weigh(free, job, now), ""
         others = [host for host in self.hosts.sample(frame, now, job.excluded) if host not in free]
         best = min(self.placement.least(others, job), rows[0][0] if rows else float("inf"))
+        if self.far_sooner_here(job, best):
+            self.go_home(job, "local-is-faster", now)
+            return True
         near = [(cost, host) for cost, host in rows if self.wanted(host, cost / best, group, frame, now)]
         rows = self.placement.worth_trying(rows, now) + near
         if not rows:
@@ -4073,6 +4079,27 @@ class Chooser(Ledger):
         group.asking += 1
         group.requests.append(request)
         self.actions.append(("ask", request))
+
+    def local_room(self):
+        """Cores of this box that neither its users, nor local compiles, nor preprocessing, nor other daemons need."""
+        remote = sum(self.fair.active.values())
+        pre, whole = self.statistics.preprocess.value, self.statistics.remote.value
+        demand = max(len(self.turns.holders) + len(self.turns.waiting), remote * pre / whole if whole else 1)
+        busy = len(self.locals.holders) + len(self.locals.waiting) + self.kin_running
+        return min(self.slots - busy, self.home_limit - busy, int(self.cores - self.foreign - demand - busy))
+
+    def cost_here(self, job):
+        """Predicted seconds of a compile on this box, which preprocesses again."""
+        jobs = len(self.locals.holders) + self.kin_running + 1
+        work = self.statistics.work("local", job.weight)
+        return work * self.statistics.contention.stretch(jobs, self.cores) + job.preprocess_s
+
+    def far_sooner_here(self, job, seconds):
+        """Whether this box, by what is known of it, does the job so much sooner that its users may be disturbed."""
+        if not self.statistics.host("local").measured() or seconds < LOCAL_GAIN_S:
+            return False
+        here = self.cost_here(job)
+        return seconds > max(CANDIDATE_COST_RATIO * here, here + LOCAL_GAIN_S) and self.local_room() >= 1
 
     def excluded_everywhere(self, job, now):
         job.tries = max(job.tries, 1)
@@ -4106,20 +4133,6 @@ class Scheduler(Chooser):
         for job in self.locals.grant(self.slots, now):
             job.enter("local", now)
             self.actions.append(("local", job))
-
-    def local_room(self):
-        """Cores of this box that neither its users, nor local compiles, nor preprocessing, nor other daemons need."""
-        remote = sum(self.fair.active.values())
-        pre, whole = self.statistics.preprocess.value, self.statistics.remote.value
-        demand = max(len(self.turns.holders) + len(self.turns.waiting), remote * pre / whole if whole else 1)
-        busy = len(self.locals.holders) + len(self.locals.waiting) + self.kin_running
-        return min(self.slots - busy, self.home_limit - busy, int(self.cores - self.foreign - demand - busy))
-
-    def cost_here(self, job):
-        """Predicted seconds of a compile on this box, which preprocesses again."""
-        jobs = len(self.locals.holders) + self.kin_running + 1
-        work = self.statistics.work("local", job.weight)
-        return work * self.statistics.contention.stretch(jobs, self.cores) + job.preprocess_s
 
     def offer_local(self, now):
         """This box as one more host: for jobs that no host has room for, where it is done sooner than waiting for
@@ -4175,9 +4188,10 @@ class Scheduler(Chooser):
         return 2 * late if host.short_at is not None and now - host.short_at > OVERDUE_S else math.inf
 
     def hedge(self, now):
-        """Nothing is left to dispatch, so stragglers may have a second place: those that have run for far longer than
-        they should, first the last that was predicted so badly; then those that are at the wrong host, as it turns out.
-        Rows are (rank, seconds within which it must end elsewhere, seconds spent, job)."""
+        """Nothing is left to dispatch, so stragglers may have a second place, this box or another host; the client goes
+        on with what it has until it is told of that. First come those that have run for far longer than they should,
+        the worst predicted before others; then those that are at the wrong host, as it turns out. Rows are (rank,
+        seconds within which it must end elsewhere, seconds spent, job)."""
         late, misplaced = [], []
         for job in self.jobs:
             if job.lease:
@@ -4190,27 +4204,28 @@ class Scheduler(Chooser):
                     misplaced.append((rest, rest / MOVE_RATIO / longer, spent, job))
         for rows, share in ((late, HEDGE_SHARE), (misplaced, MOVE_SHARE)):
             for _, within, spent, job in sorted(rows, key=lambda row: (row[0], row[2]), reverse=True):
-                if self.totals["hedged"] >= max(1, share * self.dispatched):
-                    break
-                self.hedge_one(job, within, spent, rows is misplaced, now)
+                known = rows is late or self.statistics.host("local").measured()
+                home = known and self.local_room() >= 1 and self.cost_here(job) < within
+                if not (home and rows is misplaced):    # which takes no place from anybody, and is sure to be sooner
+                    if self.second_places >= max(1, share * self.dispatched) or not home and (
+                            self.placement.least(self.second_hosts(job, rows is misplaced, now), job) >= within):
+                        continue
+                    self.second_places += 1
+                self.totals["hedged"] += 1
+                self.take_back(job, home, spent, now)
 
-    def hedge_one(self, job, within, spent, measured, now):
-        """This box, or another host, of those that are `measured` if so, where it ends the job within so many seconds.
-        The client goes on with what it has until it is told of the second place."""
-        hosts = [host for host in self.hosts.candidates(
-            self.hosts.frame(job.kind(), now), now, job.excluded | {job.lease.host.key})
-            if not measured or self.statistics.host(host.key).measured()]
-        home = self.local_room() >= 1 and self.cost_here(job) < within
-        if home or self.placement.least(hosts, job) < within:
-            self.totals["hedged"] += 1
-            self.take_back(job, home, spent, now)
+    def second_hosts(self, job, measured, now):
+        """Other hosts with room for this job; only those whose speed is known, if `measured`."""
+        frame = self.hosts.frame(job.kind(), now)
+        hosts = self.hosts.candidates(frame, now, job.excluded | {job.lease.host.key})
+        return [host for host in hosts if not measured or self.statistics.host(host.key).measured()]
 
     def take_back(self, job, home, spent, now):
         """It gets another place, without blame for the host."""
         host = self.end_lease(job, now).host
         host.counters["cancelled"] += 1
         job.left = host, "cancelled"
-        self.note(job, now, "late on %s: %.1f s, predicted %.1f s" % (host.name, spent, job.predicted_s))
+        self.note(job, now, "taken from %s after %.1f s, predicted were %.1f s" % (host.name, spent, job.predicted_s))
         job.excluded.add(host.key)
         if home:
             job.tries = max(job.tries, 1)

@@ -3056,7 +3056,7 @@ class Hosts(unittest.TestCase):
         scheduler = a_scheduler(("h", 4))
         host, limit = scheduler.hosts["h"], lm.PEER_TIMEOUT_S
         job = self.granted(scheduler, host, 1, 0)
-        scheduler.totals["hedged"] = 9
+        scheduler.second_places = 9
         scheduler.tick(limit)
         self.assertEqual(job.state, "remote")
         scheduler.tick(limit + 0.1)
@@ -3227,17 +3227,37 @@ class Choices(unittest.TestCase):
         scheduler.check()
 
     def test_longest_first(self):
-        """Once more wait than the host has slots, the longest goes first."""
-        scheduler = a_scheduler(("a", 2))
+        """Once more wait than the host has slots the longest goes first, of as many as the farm has slots."""
+        scheduler = a_scheduler(("a", 2), ("b", 2))
+        scheduler.home_limit = 0
         scheduler.statistics.remote.add(10)
-        jobs = [a_job(scheduler, 0, source=str(size), size_kb=size) for size in (100, 900, 300, 500, 200)]
+        jobs = [a_job(scheduler, 0, source=str(size), size_kb=size) for size in (100, 900, 300, 500, 1000)]
         asked = [request for _, request in done_actions(scheduler, 0, "ask")]
         self.assertIs(scheduler.granted(asked[0], 1, 0), jobs[1])
+        self.assertIs(scheduler.granted(asked[1], 2, 0), jobs[4])
         jobs[0].arrived -= 30                                       # in the queue of turns, that is
-        self.assertIs(scheduler.suited([jobs[0], jobs[3], jobs[4]], asked[1].host, scheduler.hosts.frame(
+        self.assertIs(scheduler.suited([jobs[0], jobs[2], jobs[3]], asked[2].host, scheduler.hosts.frame(
             jobs[0].kind(), 0), 0)[0], jobs[3])
         jobs[0].since -= 30                                         # three mean job times: goes first whatever its size
-        self.assertIs(scheduler.granted(asked[1], 2, 0), jobs[0])
+        self.assertIs(scheduler.granted(asked[2], 3, 0), jobs[0])
+
+    def test_local_first(self):
+        """This box is one more host: a job that it does in less than half the time, and a second sooner, does not go
+        to another, if its speed is known."""
+        for slow, kb_s, users, here, home in (
+                (5, 0, 0, 5, False), (20, 0, 0, 5, True), (20, 0, 4, 5, False), (5, 100.0, 0, 5, True),
+                (20, 0, 0, None, False), (2, 0, 0, 0.5, False)):
+            scheduler = a_scheduler(("a", 8))
+            scheduler.foreign = users
+            learnt(slow, statistics=scheduler.statistics, key="a")
+            if here:
+                learnt(here, statistics=scheduler.statistics, key="local")
+            if kb_s:                                                # a slow link
+                figures_of = scheduler.statistics.host("a")
+                figures_of.wire_kb_sum, figures_of.wire_s_sum = 1e4, 1e4 / kb_s
+            job = a_job(scheduler, 1.0, size_kb=400)
+            actions = [what for what, *_ in done_actions(scheduler, 1.0)]
+            self.assertEqual((job.state, actions), ("local", ["local"]) if home else ("wait", ["ask"]), (slow, kb_s))
 
     def test_excluded(self):
         """A slot on a host that failed this job goes to the next job."""
@@ -3369,7 +3389,7 @@ class Mishaps(unittest.TestCase):
         scheduler = a_scheduler(lm.Host("d", "d", "distccd", lm.Endpoint(("d", 3632)), 2))
         job = a_job(scheduler, 0)
         scheduler.granted(done_actions(scheduler, 0, "ask")[0][1], 0, 0)
-        scheduler.totals["hedged"] = 9                              # whatever was hedged
+        scheduler.second_places = 9                                 # no more are hedged
         scheduler.tick(29)
         self.assertEqual(job.state, "remote")
         scheduler.tick(31 + 5 * job.predicted_s)
@@ -3756,9 +3776,10 @@ class Hedging(unittest.TestCase):
         scheduler.tick(self.late(jobs[0]))
         self.assertEqual(scheduler.totals["hedged"], 3)
 
-    def misplaced(self, now, jobs=1, a=20, b=5, known=True):
+    def misplaced(self, now, jobs=1, a=20, b=5, known=True, cores=1):
         """Jobs on host a by `now`; each host has shown how fast it is, in ms per KB, b only if `known`."""
-        scheduler, found = self.farm(("a", 64), ("b", 64), jobs=jobs)
+        scheduler, found = self.farm(("a", 64), ("b", 64), jobs=jobs, cores=cores)
+        learnt(b, statistics=scheduler.statistics, key="local")
         learnt(a, statistics=scheduler.statistics, key="a")
         if known:
             learnt(b, statistics=scheduler.statistics, key="b")
@@ -3776,6 +3797,9 @@ class Hedging(unittest.TestCase):
         scheduler, (job,) = self.misplaced(1.0)
         (_, request), = done_actions(scheduler, 1.0, "ask")
         self.assertEqual((request.host.name, job.state, scheduler.totals["hedged"]), ("b", "wait", 1))
+        scheduler, jobs = self.misplaced(1.0, jobs=20, cores=4)         # the two slots here, and two of 20 at b
+        self.assertEqual([job.reason for job in jobs].count("late"), 2)
+        self.assertEqual(scheduler.totals["hedged"], 4)
         for more in (dict(b=14), dict(known=False), dict(now=3.5)):     # little gained; nobody knows; nearly done
             scheduler, (job,) = self.misplaced(**{"now": 1.0, **more})
             self.assertEqual((job.state, scheduler.totals["hedged"]), ("remote", 0), more)
@@ -13904,6 +13928,9 @@ class Scenario:
         self.late = more.get("late", False)                         # all but the first build begin later and count
         self.mbit = more.get("mbit")                                # the submitting box's link
         self.mean_kb = more.get("mean_kb", 300.0)                   # of a preprocessed source
+        self.mean_s = more.get("mean_s")                            # of a job on a core of speed 1; else by FLUID_S
+        self.box = more.get("box", (2, 2))                          # cores of each submitter, and foreign tasks there:
+                                                                    # busy, so that both sides have the same cores
 
 
 FARM_SCENARIOS = {
@@ -13919,6 +13946,7 @@ FARM_SCENARIOS = {
     "tail": Scenario(None, UNEQUAL, huge=4),
     "cold": Scenario(None, UNEQUAL, ((40, 48),), cold=True),
     "link": Scenario(None, mbit=100, mean_kb=900.0),
+    "poor": Scenario(None, ((4, 0.25),) * 3, ((120, 16),), mbit=10, mean_kb=900.0, mean_s=2.0, box=(8, 0)),
 }
 
 
@@ -13978,7 +14006,7 @@ class FarmRun:
         self.name, self.scenario, self.theirs, self.seed = name, FARM_SCENARIOS[name], theirs, seed
         self.rng = random.Random("%s %d" % (name, seed))
         speed = sum(cores * speed for cores, speed in self.scenario.hosts)
-        self.mean = FLUID_S * speed / JOBS              # seconds of the mean job
+        self.mean = self.scenario.mean_s or FLUID_S * speed / JOBS  # seconds of the mean job
         self.ms_per_kb = self.mean * 1e3 / self.scenario.mean_kb
         self.works = []
         for count, _ in self.scenario.builds:
@@ -14011,7 +14039,8 @@ class FarmRun:
             start = self.start_distccd if self.theirs else self.start_worker
             host.server = start(farm, host, self.address + str(i + 1))
         for i in range(len(self.scenario.builds)):
-            box = SimHost(2, 1.0, 2)                    # busy, so that both sides have the same cores
+            cores, foreign = self.scenario.box
+            box = SimHost(cores, 1.0, foreign)
             env = environment(PATH=box.folder + ":" + PATH, HOME=new_folder())
             if self.theirs:
                 slots = "%s/%d" if self.scenario.listed else "%s%.0s"
@@ -14019,8 +14048,8 @@ class FarmRun:
                            DISTCC_DIR=new_folder())
             else:
                 daemon = farm.submitter(*[host.server for host in self.hosts], options=(
-                    "--listen", self.address + str(100 + i) + ":0", "--procfs", box.proc, "--slots", "2", "--log-level",
-                    "info"), prog=wrapped("exec " + shlex.join(self.prefix)) if self.prefix else None)
+                    "--listen", self.address + str(100 + i) + ":0", "--procfs", box.proc, "--slots", str(cores),
+                    "--log-level", "info"), prog=wrapped("exec " + shlex.join(self.prefix)) if self.prefix else None)
                 env.update(DISTCC_LM_SOCKET=daemon.socket)
                 box.server = daemon
             self.submitters.append((box, env))
@@ -14122,6 +14151,12 @@ class FarmRun:
         link_s = sum(kb for row in self.works for _, kb in row) * 1024 * 8e-6 / self.scenario.mbit if self.link else 0.0
         return max(list_bound(works, self.cores()), link_s), fluid_bound(works, self.cores())
 
+    def local_bound(self):
+        """Seconds that the builds would take at least if each submitter had but its own cores, those all to itself."""
+        counted = self.works[1:] if self.scenario.late else self.works
+        return max(list_bound([work for work, _ in works], [Core(1.0) for _ in range(self.scenario.box[0])])
+                   for works in counted)
+
     def idle_share(self):
         """Of the cores' time until the last job began, how much nobody used."""
         jobs = [job for host in self.hosts for job in host.jobs()]
@@ -14157,7 +14192,8 @@ class FarmRun:
             text = "%-8s seed %d %-6s %s%.1f s, list bound %.1f, fluid %.1f: ratios %s%.3f, %.2f; " % (
                 self.name, self.seed, "distcc" if self.theirs else "ours", more, makespan, list_s, fluid_s, more,
                 makespan / list_s, makespan / fluid_s)
-            text += "idle %.0f %%, machine's CPU %.0f %%" % (self.idle_share() * 100, busy / total * 100)
+            text += "over local alone %.2f; idle %.0f %%, machine's CPU %.0f %%" % (
+                makespan / self.local_bound(), self.idle_share() * 100, busy / total * 100)
             if not self.theirs:
                 text += ", prediction off by %.0f %%" % (self.prediction_error() * 100)
         return text, makespan / list_s
