@@ -3368,12 +3368,12 @@ class Placement:
     def rest(self, job, spent):
         """(seconds that a job has yet to run on its host, by what is known of that by now; how many times longer it
         takes than predicted, as far as that is no fault of the host). One that is overdue takes as long again, for all
-        we know. A plain distccd does not say enough for that: (0, 1)."""
+        we know. Other users of the host are left out: they come and go. A plain distccd does not say enough: (0, 1)."""
         host = job.lease.host
         figures = self.statistics.host(host.key)
         if host.kind != "peer":
             return 0.0, 1.0
-        stretch = self.statistics.contention.stretch(host.occupied() + host.load.foreign, max(host.cores(), 1))
+        stretch = self.statistics.contention.stretch(host.occupied(), max(host.cores(), 1))
         whole = self.statistics.work(host.key, job.weight) * (figures.pace.value or 1.0) * stretch
         whole += figures.transfer_s(job.size_kb)
         if spent <= UNDERRATED_RATIO * whole:
