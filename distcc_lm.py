@@ -273,7 +273,7 @@ SPAWN_START_S = 10                  # fork to "ready". Low: fails on a swapping 
 SPAWN_STOP_S = 2.0                  # patience of stop() before SIGKILL. Low: folders left; high: slow shutdown
 SHUTDOWN_S = 0.8                    # the spawner's own, for jobs to die; a process in D state must not hold it for ever
 ORPHAN_S = 1.0                      # a job's end waits at most so long for processes that left its group
-START_RETRY_S = 5.0                 # a job fails because another's remains still fill the limit / it waits for nothing
+START_RETRY_S = 15.0                # a job fails because another's remains still fill the limit / it waits for nothing
 SWEEP_S = 1                         # the main thread looks for orphans so often. Low: wake-ups; high: fork bombs last
 RULES_REFRESH_S = 5                 # rules hold inodes, and ldconfig renames a new ld.so.cache into place. High:
                                     # libraries are not found for so long after it; low: 140 us more a job
