@@ -274,6 +274,7 @@ SPAWN_STOP_S = 2.0                  # patience of stop() before SIGKILL. Low: fo
 SHUTDOWN_S = 0.8                    # the spawner's own, for jobs to die; a process in D state must not hold it for ever
 ORPHAN_S = 1.0                      # a job's end waits at most so long for processes that left its group
 START_RETRY_S = 15.0                # a job fails because another's remains still fill the limit / it waits for nothing
+CROWDED_S = 0.02                    # then tried again so often. Low: spins; high: starts late
 SWEEP_S = 1                         # the main thread looks for orphans so often. Low: wake-ups; high: fork bombs last
 RULES_REFRESH_S = 5                 # rules hold inodes, and ldconfig renames a new ld.so.cache into place. High:
                                     # libraries are not found for so long after it; low: 140 us more a job
@@ -4880,8 +4881,8 @@ class Orphans:
 class SpawnServer:
     """Main thread: requests, kills, timeouts. It never enters Landlock: with ABI 6 a job thread may signal only its own
     job. A thread a job: Landlock cannot be left, so the thread ends with the job."""
-    __slots__ = ("channel", "area_fd", "area_path", "settings", "landlock", "jobs", "lock", "orphans", "nice",
-                 "cpu_limit")
+    __slots__ = ("channel", "area_fd", "area_path", "settings", "landlock", "jobs", "lock", "orphans",
+                 "crowded", "nice", "cpu_limit")
 
     def __init__(self, channel, area_path, settings):
         self.channel, self.area_path, self.settings = channel, area_path, settings
@@ -4891,6 +4892,7 @@ class SpawnServer:
         self.jobs = {}                  # job id to RunningJob, in the order of their start, so of their deadlines
         self.lock = _thread.allocate_lock()     # over jobs, the working folder, and reaping against killing
         self.orphans = Orphans(self.lock, self.jobs)
+        self.crowded = []               # (work, its arguments, deadline): threads to start once there is room for one
         self.nice = min(19, os.getpriority(os.PRIO_PROCESS, 0) + max(0, settings.nice))
         hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
         cpu_s = math.ceil(settings.job_timeout_s)
@@ -4922,8 +4924,7 @@ class SpawnServer:
         buffer = memoryview(bytearray(SPAWN_MESSAGE_BYTES))
         swept = 0.0
         while True:
-            busy = self.jobs or self.orphans.pids()
-            if poller.poll(min(SWEEP_S * 1000, self._until_timeout_ms()) if busy else None):
+            if poller.poll(self._patience_ms()):
                 try:
                     size = self.channel.recv_into(buffer)
                 except ConnectionError:
@@ -4933,9 +4934,12 @@ class SpawnServer:
                 self._obey(bytes(buffer[:size]))
             now = time.monotonic()
             self._end_overdue(now)
-            if now - swept >= SWEEP_S:
+            if self.crowded or now - swept >= SWEEP_S:
                 swept = now
                 self.orphans.end_trees(SWEEP_S / 4)
+            waiting, self.crowded = self.crowded, []
+            for work, arguments, deadline in waiting:
+                self._begin(work, arguments, deadline)
 
     def _obey(self, message):
         request = decode_request(message)
@@ -4944,7 +4948,7 @@ class SpawnServer:
                 self._kill(self.jobs.get(request.job_id), "killed")
             return
         if request.operation == REMOVE:
-            work, arguments = self._remove_folder, (request.folder,)
+            work, arguments = remove_folder, (self.area_fd, request.folder)
         else:
             if self.landlock:
                 self.landlock.refresh(time.monotonic())
@@ -4952,11 +4956,27 @@ class SpawnServer:
             with self.lock:
                 self.jobs[request.job_id] = job
             work, arguments = self._run_job, (job, request)
+        self._begin(work, arguments, time.monotonic() + START_RETRY_S)
+
+    def _begin(self, work, arguments, deadline):
+        """In a thread of its own; where the user has too many processes for one, once the main thread comes again."""
         try:
             _thread.start_new_thread(work, arguments)   # threading.Thread.start waits for the thread: 50 us more
         except RuntimeError as error:
-            if request.operation == SPAWN:              # a folder not removed now goes at the end
-                self._fail(request.job_id, errno.EAGAIN, str(error))
+            job = arguments[0] if work == self._run_job else None
+            if time.monotonic() < deadline and not (job and job.reason):
+                self.crowded.append((work, arguments, deadline))
+                if job:
+                    self._restart_clock(job)
+            elif job:                                   # a folder not removed now goes at the end
+                self._fail(job.job_id, errno.EAGAIN, str(error))
+
+    def _restart_clock(self, job):
+        """Of one that waits for room: its compiler has not had the time. Last of all again: deadlines are in order."""
+        with self.lock:
+            if not job.reason:
+                job.deadline = time.monotonic() + self.settings.job_timeout_s
+                self.jobs[job.job_id] = self.jobs.pop(job.job_id)
 
     def _kill(self, job, reason):
         """Under the lock, which reaping needs: so the pid is still the job's."""
@@ -4965,12 +4985,16 @@ class SpawnServer:
             if job.pid:
                 kill_group(job.pid)
 
-    def _until_timeout_ms(self):
-        with self.lock:
-            oldest = next(iter(self.jobs.values()), None)
-        if oldest is None:
-            return SWEEP_S * 1000
-        return max(0, math.ceil((oldest.deadline - time.monotonic()) * 1000))
+    def _patience_ms(self):
+        """How long the main thread may sleep; None: until the daemon speaks."""
+        if not (self.jobs or self.crowded or self.orphans.pids()):
+            return None
+        patience_s = CROWDED_S if self.crowded else SWEEP_S
+        with self.lock:                                 # a killed one may hang in the kernel for ever
+            oldest = next((job for job in self.jobs.values() if not job.reason), None)
+        if oldest:
+            patience_s = min(patience_s, oldest.deadline - time.monotonic())
+        return max(0, math.ceil(patience_s * 1000))
 
     def _end_overdue(self, now):
         with self.lock:
@@ -5002,16 +5026,16 @@ class SpawnServer:
         keep_texts(request.folder, texts)
         self._send(result)
 
-    @staticmethod
-    def _while_crowded(start, *arguments):
-        """Again where the user has too many processes just now: what an ended job left dies within a second."""
+    def _while_crowded(self, start, job, *arguments):
+        """Again where the user has too many processes just now: what an ended job left dies within seconds."""
         deadline = time.monotonic() + START_RETRY_S
         while time.monotonic() < deadline:
             try:
-                return start(*arguments)
+                return start(job, *arguments)
             except BlockingIOError:
-                time.sleep(0.02)
-        return start(*arguments)
+                self._restart_clock(job)
+                time.sleep(CROWDED_S)
+        return start(job, *arguments)
 
     def _start_unpacking(self, job, request, folder_fd):
         """In a process of its own, with the limits, rules and niceness of the job, which ends with it as a compiler
@@ -5032,14 +5056,8 @@ class SpawnServer:
         with self.lock:
             pid, job.pid = job.pid, 0
             status = os.waitpid(pid, 0)[1]
-        number = os.waitstatus_to_exitcode(status)
-        if number and not job.reason:
-            method = request.packed.partition(b":")[0].decode()
-            if number in (errno.EBADMSG, errno.EFBIG):
-                raise BadSource(number, "what came is %s" % (
-                    "no " + method if number == errno.EBADMSG else "too large unpacked"))
-            raise OSError(max(number, 0) or errno.EIO, "%s: %s" % (
-                method, os.strerror(number) if number > 0 else "signal %d" % -number))
+        if status and not job.reason:
+            raise_unpacking(request.packed.partition(b":")[0].decode(), os.waitstatus_to_exitcode(status))
 
     def _start_compiler(self, job, request, folder_fd, texts):
         with self.lock:
@@ -5077,19 +5095,6 @@ class SpawnServer:
         return SpawnResult(job.job_id, "ended", status, usage.ru_utime + usage.ru_stime, max_rss_kb,
                            ended - job.started, job.reason)
 
-    def _remove_folder(self, folder):
-        """As the job user, so whatever a job put there can do no harm."""
-        try:
-            name = os.path.basename(folder)
-            fd = open_own_folder(name, self.area_fd)
-            try:
-                empty_folder(fd)
-            finally:
-                os.close(fd)
-            os.rmdir(name, dir_fd=self.area_fd)
-        except OSError as error:
-            print("distcc_lm spawner: %r: %s" % (folder, error), file=sys.stderr, flush=True)
-
     # -- in any thread
     def _fail(self, job_id, number, text):
         with self.lock:
@@ -5120,6 +5125,20 @@ class SpawnServer:
                                                         # folder stays until the daemon's stop() or next start
 
 
+def remove_folder(area_fd, folder):
+    """A job's, by path. As the job user, so whatever a job put there can do no harm."""
+    try:
+        name = os.path.basename(folder)
+        fd = open_own_folder(name, area_fd)
+        try:
+            empty_folder(fd)
+        finally:
+            os.close(fd)
+        os.rmdir(name, dir_fd=area_fd)
+    except OSError as error:
+        print("distcc_lm spawner: %r: %s" % (folder, error), file=sys.stderr, flush=True)
+
+
 def count_tasks(uid):
     """Processes and threads of a uid, about as RLIMIT_NPROC counts them (not those that hide, as after a setuid); 0
     without /proc."""
@@ -5147,6 +5166,15 @@ def inflate(data, write, most):
         write(block)
     if not engine.eof:
         raise WireError("zlib: cut short")
+
+
+def raise_unpacking(method, number):
+    """What the end of an unpacking_process(), not 0, says."""
+    if number in (errno.EBADMSG, errno.EFBIG):
+        raise BadSource(number, "what came is %s" % (
+            "no " + method if number == errno.EBADMSG else "too large unpacked"))
+    raise OSError(max(number, 0) or errno.EIO, "%s: %s" % (
+        method, os.strerror(number) if number > 0 else "signal %d" % -number))
 
 
 def unpacking_process(folder_fd, packed, settings, nice):

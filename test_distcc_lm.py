@@ -5249,6 +5249,12 @@ class SpawnFinished:
         self.code = os.waitstatus_to_exitcode(self.status) if self.status is not None else None
 
 
+def end_all(processes):
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
 class Spawns:
     """A Spawner and the daemon's part in a job."""
 
@@ -5593,9 +5599,32 @@ class SpawnedEnding(SpawnCase):
                 with self.subTest(contain), Spawns(contain=contain, job_timeout_s=1) as farm:
                     self.assertEqual(farm.run([PROBE, "bomb"]).result.reason, "timeout")
                     self.assertTrue(eventually(lambda: not self.probes()))
-                    self.assertEqual(farm.run(["/bin/true"]).code, 0)
+                    ended = farm.run(["/bin/true"])
+                    self.assertEqual(ended.code, 0, (ended.result.value, ended.result.text))
         finally:
             lm.NPROC_HEADROOM = headroom
+
+    @unittest.skipUnless(ROOT, "needs a limit of its own")
+    def test_full_of_others(self):
+        """No room even for a thread, for longer than the time limit: a job waits, and has all its time then. It may be
+        killed meanwhile."""
+        headroom, lm.NPROC_HEADROOM = lm.NPROC_HEADROOM, 20
+        crowd = []
+        try:
+            with Spawns(job_timeout_s=1) as farm:
+                uid = farm.spawner.area.account.uid
+                crowd += [subprocess.Popen(["sleep", "60"], user=uid) for _ in range(40)]
+                job, killed = farm.begin([b"/bin/true"]), farm.begin([b"/bin/true"])
+                time.sleep(1.5)
+                self.assertFalse(farm.spawner.results())
+                farm.spawner.kill(killed)
+                self.assertEqual(farm.finish(killed).result.kind, "failed")
+                end_all(crowd)
+                ended = farm.finish(job)
+                self.assertEqual(ended.code, 0, (ended.result.value, ended.result.text))
+        finally:
+            lm.NPROC_HEADROOM = headroom
+            end_all(crowd)
 
     @staticmethod
     def probes():
