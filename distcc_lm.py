@@ -4082,12 +4082,13 @@ class Chooser(Ledger):
         self.actions.append(("ask", request))
 
     def local_room(self):
-        """Cores of this box that neither its users, nor local compiles, nor preprocessing, nor other daemons need."""
+        """Cores of this box that neither its users, nor local compiles, nor preprocessing, nor other daemons need: one
+        that they need for less than half of the time counts as free."""
         remote = sum(self.fair.active.values())
         pre, whole = self.statistics.preprocess.value, self.statistics.remote.value
         demand = max(len(self.turns.holders) + len(self.turns.waiting), remote * pre / whole if whole else 1)
         busy = len(self.locals.holders) + len(self.locals.waiting) + self.kin_running
-        return min(self.slots - busy, self.home_limit - busy, int(self.cores - self.foreign - demand - busy))
+        return min(self.slots - busy, self.home_limit - busy, int(self.cores - self.foreign - demand - busy + 0.5))
 
     def cost_here(self, job):
         """Predicted seconds of a compile on this box, which preprocesses again."""

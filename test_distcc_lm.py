@@ -3197,6 +3197,17 @@ class Choices(unittest.TestCase):
             a_job(scheduler, 0, source=str(i))
         self.assertEqual({request.host.name for _, request in done_actions(scheduler, 0, "ask")}, {"b"})
 
+    def test_room_here(self):
+        """A core that users and preprocessing need for less than half of the time is free, no other."""
+        scheduler = a_scheduler(("a", 8), slots=4)
+        for _ in range(9):
+            scheduler.statistics.remote.add(10.0)
+        for preprocess, foreign, room in ((0.1, 0.0, 4), (0.1, 0.3, 4), (0.1, 0.6, 3), (1.5, 0.0, 3), (1.5, 1.0, 2)):
+            scheduler.statistics.preprocess = lm.Mean()
+            scheduler.statistics.preprocess.add(preprocess)
+            scheduler.foreign, scheduler.fair.active = foreign, {7: 8}
+            self.assertEqual(scheduler.local_room(), room, (preprocess, foreign))
+
     def test_stood_still(self):
         """This box was suspended: nobody is late or silent, and what ran meanwhile says nothing of speeds."""
         scheduler = a_scheduler(("a", 4), lm.Host("d", "d", "distccd", lm.Endpoint(("d", 3632)), 2), cores=1)
@@ -3702,6 +3713,7 @@ class Hedging(unittest.TestCase):
     def farm(self, *hosts, cores=1, jobs=1):
         """A scheduler and its jobs, all of them on the first host; the others are free from then on."""
         scheduler = a_scheduler(*hosts, cores=cores)
+        scheduler.home_limit = scheduler.slots if cores > 1 else 0
         for host in hosts[1:]:
             scheduler.hosts[host[0]].full = True
         for i in range(jobs):
