@@ -2606,7 +2606,6 @@ class HostFigures:
         prior_s = 0.02                              # weighs as much as a fiftieth of a second of transfers
         return (BANDWIDTH_PRIOR_KB_S * prior_s + self.wire_kb_sum) / (prior_s + self.wire_s_sum)
 
-
     def compresses(self):
         """Whether the link is so slow that compressing the source pays."""
         return self.bandwidth() < COMPRESS_BELOW_KB_S
@@ -4113,7 +4112,6 @@ class Chooser(Ledger):
         if not job.may_directives or self.plain_only.recall(job.uid, job.remember_key, now):
             return MODE_PLAIN
         return MODE_DIRECTIVES if self.hosts.directives(job.identity, now) else MODE_PLAIN
-
 
 
 class Scheduler(Chooser):

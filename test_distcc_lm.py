@@ -5510,24 +5510,40 @@ class SpawnerPolicy(unittest.TestCase):
 
     def test_deadlines(self):
         """A job that was unpacked for long, and so started late, hides no other that is overdue, nor gains time."""
-        server = lm.SpawnServer.__new__(lm.SpawnServer)
-        server.lock, server.settings = threading.Lock(), lm.SpawnSettings(job_timeout_s=10)
-        now = time.monotonic()
-        server.jobs = {number: lm.RunningJob(number, 10) for number in (1, 2)}
+        server, now = self.server(), time.monotonic()
         server.jobs[1].started = now + 9
-        self.assertLessEqual(server._until_timeout_ms(), 10_000)
+        self.assertLessEqual(server._patience_ms(), lm.SWEEP_S * 1000)
+        server.jobs[1].deadline = now + 0.5
+        self.assertLessEqual(server._patience_ms(), 500)
         server._end_overdue(now + 5)
-        self.assertEqual([job.reason for job in server.jobs.values()], ["", ""])
+        self.assertEqual([job.reason for job in server.jobs.values()], ["timeout", ""])
+        self.assertGreater(server._patience_ms(), 500)      # a killed one that hangs in the kernel is no cause to wake
         server._end_overdue(now + 11)
         self.assertEqual([job.reason for job in server.jobs.values()], ["timeout", "timeout"])
 
+    @staticmethod
+    def server():
+        """One with the jobs 1 and 2, that has no process and may not sweep."""
+        server = lm.SpawnServer.__new__(lm.SpawnServer)
+        server.lock, server.settings = threading.Lock(), lm.SpawnSettings(job_timeout_s=10)
+        server.crowded = []
+        server.jobs = {number: lm.RunningJob(number, 10) for number in (1, 2)}
+        return server
+
     def test_crowded(self):
-        outcomes = [BlockingIOError(), BlockingIOError(), 7]
-        start = unittest.mock.Mock(side_effect=outcomes)
-        self.assertEqual(lm.SpawnServer._while_crowded(start, "x"), 7)
-        self.assertEqual(start.call_args_list, [unittest.mock.call("x")] * 3)
+        """A job that waits for room is tried again, and its time begins anew: its deadline is the last of all."""
+        server = self.server()
+        job, start = server.jobs[1], unittest.mock.Mock(side_effect=[BlockingIOError(), BlockingIOError(), 7])
+        job.deadline -= 5
+        self.assertEqual(server._while_crowded(start, job, "x"), 7)
+        self.assertEqual(start.call_args_list, [unittest.mock.call(job, "x")] * 3)
+        self.assertEqual(list(server.jobs), [2, 1])
+        self.assertGreater(job.deadline, server.jobs[2].deadline)
+        job.reason, before = "killed", job.deadline
+        server._restart_clock(job)
+        self.assertEqual(job.deadline, before)
         with unittest.mock.patch.object(lm, "START_RETRY_S", 0), self.assertRaises(BlockingIOError):
-            lm.SpawnServer._while_crowded(unittest.mock.Mock(side_effect=BlockingIOError()))
+            server._while_crowded(unittest.mock.Mock(side_effect=BlockingIOError()), job)
 
     def test_unpacking_fails(self):
         """Who is to blame: the sender, for nonsense or for too much; or this host, which backs nobody off it."""
@@ -14208,12 +14224,14 @@ class FarmRun:
         return 1 - used / max((last - self.began) * cores, 1e-9)
 
     def prediction_error(self):
-        """Mean of |predicted - actual| / actual over the last decisions of our daemons."""
+        """Mean of |predicted - actual| / actual over the last decisions of our daemons, those of the warm-up left
+        out."""
         errors = []
         for box, _ in self.submitters:
             rows = ask(box.server.socket, "why", "300")[1]
-            errors += [abs(row["predicted_s"] - row["actual_s"]) / row["actual_s"]
-                       for row in rows[-200:] if row["actual_s"] and row["predicted_s"]]
+            since = time.monotonic() - self.began
+            errors += [abs(row["predicted_s"] - row["actual_s"]) / row["actual_s"] for row in rows[-200:]
+                       if row["actual_s"] and row["predicted_s"] and row["age_s"] < since]
         return sum(errors) / len(errors) if errors else float("nan")
 
     def close(self):
