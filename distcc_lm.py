@@ -5,7 +5,8 @@
       # compiles. There must be no backslash here.
 python=${DISTCC_LM_PYTHON:-/usr/bin/python3}
 [ -x "$python" ] || python=python3
-exec "$python" -IS -c 'import gc, marshal, posix, sys
+exec "$python" -IS -c 'import _signal, gc, marshal, posix, sys
+if callable(_signal.getsignal(2)): _signal.signal(2, _signal.SIG_DFL)
 gc.disable()
 from _frozen_importlib_external import MAGIC_NUMBER as magic
 path, ctype, *sys.argv = sys.argv[1:]
@@ -1159,9 +1160,10 @@ LOCAL_REASONS = {
     # the answer depends on this machine or on files that stay here
     "native": "-march=native and its kin mean the processor of this machine",
     "profile": "profiles and coverage read or write files named after the object",
+    "comments": "clang reads comments, which preprocessed text has not",
     "needs-source": "the object or the assembler text quotes the source files",
     "debug-text": "-S with -g: labels and columns of the text would be other ones",
-    "sanitizer": "sanitizers write columns into the object, and those of preprocessed text are others",
+    "sanitizer": "sanitizers, and clang's OpenMP with -g, write columns into the object: preprocessed text has others",
     "records-command": "the object holds the command line",
     "reads-file": "an option that makes the compiler proper read a further file",
     # more comes out than an object
@@ -1192,6 +1194,8 @@ LOCAL_REASONS = {
     "environment": "an environment variable changes what the compiler is or does",
     "incbin": "the assembler would read a file that stays here (.incbin, .include)",
     "target-pragma": "#pragma GCC target or optimize changes macros in both stages",
+    "place": "a builtin function for lines, columns or file names: those of preprocessed text are others",
+    "include-warning": "clang warns of it only in an included file, and preprocessed text is one file",
     "no-line-markers": "the preprocessed source does not say of which file it was made",
 }
 
@@ -1409,10 +1413,12 @@ _FAMILY_ROWS = {
         ("-mdump-", "dump"), ("-mprint-", "dump"), ("-mllvm=", "on_llvm_joined"),
         ("-mlinker-version", FIRST),
     )),
-    "W": (BOTH, (("-Wp,", "on_preprocessor_words"), ("-Wa,", "on_assembler_words"), ("-Wl,", FIRST))),
+    "W": (BOTH, (("-Wp,", "on_preprocessor_words"), ("-Wa,", "on_assembler_words"), ("-Wl,", FIRST),
+                 ("-Wdocumentation", "comments"), ("-Weverything", "comments"))),
     "O": ("on_level", (("-ObjC", "language"),)),
     "G": (BOTH, ()), "D": (FIRST, ()), "U": (FIRST, ()), "I": (FIRST, ()), "A": (FIRST, ()), "F": (FIRST, ()),
-    "L": (FIRST, ()), "l": (FIRST, ()), "T": (FIRST, ()), "z": (FIRST, ()), "u": (FIRST, ()), "R": (FIRST, ()),
+    "L": (FIRST, ()), "l": (FIRST, ()), "T": (FIRST, ()), "z": (FIRST, ()), "u": (FIRST, ()),
+    "R": (FIRST, (("-Rpass", "report"), ("-Reverything", "report"), ("-Rno-", "report"))),
     "o": ("on_joined_output", (("-object", "option"),)),
     "x": ("on_joined_language", ()),
     "i": (FIRST, (("-include-pch", "pch"), ("-iplugindir", "plugin"), ("-index-", "side-file"),
@@ -1577,7 +1583,7 @@ class _Scan:
 
     __slots__ = ("family", "first", "second", "source", "language", "outputs", "stops", "mode", "refusal", "depfile",
                  "dependency_flag", "targets", "words", "level", "debug", "verbose_asm", "arch", "folder_given", "bar",
-                 "inputs", "dropped", "columns")
+                 "inputs", "dropped", "columns", "openmp")
 
     def __init__(self, family):
         self.family = family
@@ -1595,6 +1601,7 @@ class _Scan:
         self.arch = 0                           # how many -arch
         self.bar = None                         # word that rules out -fdirectives-only
         self.columns = None                     # word that has columns written into the object
+        self.openmp = False                     # which with -g does that, too, in clang
 
     def refuse(self, reason, word):
         if self.refusal is None:
@@ -1655,6 +1662,7 @@ class _Scan:
         self.put(BOTH, word, value)
 
     def on_directives_bar(self, word, value):
+        self.openmp = self.openmp or word.startswith("-fopenmp")
         self.bar = self.bar or word
         self.put(BOTH, word)
 
@@ -1848,7 +1856,8 @@ class Command:
         self._folder_given = scan.folder_given
         self.directives_only_bar = self._bar(scan.bar)      # why -fdirectives-only is out of the question, or None
         # Option for which plain -E gives another object, or None. (Text that came preprocessed has its columns.)
-        self.plain_bar = None if self.preprocessed else scan.columns
+        places = "-fopenmp with -g" if self.family == "clang" and scan.openmp and scan.debug else None
+        self.plain_bar = None if self.preprocessed else scan.columns or places
         # Why no plain distccd will do, or None: it goes by the suffix alone, closes on .S, and a C++ driver makes C++
         # of its .i.
         self.own_only = None
@@ -1868,8 +1877,10 @@ class Command:
     def _dependencies(self, scan, output, environ):
         """Which file gcc's own run would write (depfile), and how stage 1 is made to write the same elsewhere."""
         self._words, in_words, wanted = scan.words, None, False
-        if scan.words and self.family == "gcc":
-            self._words, in_words, wanted = _preprocessor_words(scan.words)
+        if scan.words:
+            found = _preprocessor_words(scan.words)     # clang's one cc1 would get all others, too
+            if self.family == "gcc":
+                self._words, in_words, wanted = found
         self.depfile, self.depfile_appended, self.depfile_variable = None, False, None
         self._redirect = scan.depfile is not None           # -MF without -MD: stage 1 shall say what gcc says of it
         self.target = None                      # what dependencies are of, where stage 1 has to be told
@@ -1924,6 +1935,17 @@ class Command:
         places = [str(i) for i, word in enumerate(self._first) if word == self.source]
         return " ".join((basename(self.source).rpartition(".")[2], "-MF" if self._redirect else "",
                          "-MQ" if self.target is not None else "", *places))
+
+    def header_folders(self):
+        """Of the options for them: ["include", ...], also the source's own."""
+        found, words = [self.source.rpartition("/")[0] or "."], iter(self._first)
+        for word in words:
+            for option in ("-I", "-iquote", "-isystem"):
+                if word == option:
+                    found.append(next(words, ""))
+                elif word.startswith(option):
+                    found.append(word[len(option):])
+        return found
 
     def preprocess_args(self, mode, depfile_temp=None, stand_in=None):
         """Stage 1: arguments for text on standard output; mode "plain" or "directives". The dependencies go to
@@ -2149,19 +2171,16 @@ def _in_system_header(text, at):
 def _gcc_pragma(text, mode):
     """The reason by which a #pragma GCC keeps the text here, or None. gcc's intrinsics have hundreds of "GCC target",
     each undone by a pop: those of system headers do not count. Plain -E writes every pragma, _Pragma too, in one form,
-    so that a longer and quicker needle will do."""
+    so that a longer and quicker needle will do; in a source it may be the word of a macro that makes a pragma of it."""
     needle = b"#pragma GCC " if mode == "plain" else b"GCC "
     at = text.find(needle)
     while at >= 0:
         at += len(needle)
         word = text[at:at + 6]
-        if word in (b"target", b"optimi", b"pch_pr"):
-            line = text[text.rfind(b"\n", 0, at) + 1:at - 4].rstrip()
-            if line.endswith((b"pragma", b'_Pragma("', b'_Pragma ("', b'_Pragma( "')):
-                if word == b"pch_pr":
-                    return "pch"
-                if not _in_system_header(text, at):
-                    return "target-pragma"
+        if word == b"pch_pr":
+            return "pch"
+        if word in (b"target", b"optimi") and not _in_system_header(text, at):
+            return "target-pragma"
         at = text.find(needle, at)
     return None
 
@@ -2182,6 +2201,31 @@ def _assembler_reads(text):
     return ""
 
 
+# What becomes part of the program: where it stands, in lines and columns that plain -E changes, or in names that it
+# does not map (-fmacro-prefix-map).
+PLACES = (b"__builtin_COLUMN", b"__builtin_LINE", b"__builtin_source_location")
+PLACES_OF_CLANG = (b"__builtin_FILE",)
+
+
+def _own(text, word, follows=b""):
+    """Whether a word stands in the text outside of system headers; behind it one of the bytes in `follows`, if any."""
+    at = text.find(word)
+    while at >= 0:
+        at += len(word)
+        if (not follows or text[at:at + 1] in follows) and not _in_system_header(text, at):
+            return True
+        at = text.find(word, at)
+    return False
+
+
+def _warns_of_includes(text):
+    """What clang warns of, unasked, only where it stands in an included file, or b"": once preprocessed it is none."""
+    pushed, popped = text.count(b"#pragma pack(push"), text.count(b"#pragma pack(pop")
+    if pushed != popped or _own(text, b"#pragma pack(", b"0123456789"):
+        return b"#pragma pack"                              # not put back at the file's end, perhaps
+    return next((word for word in (b"_Nonnull", b"_Nullable") if _own(text, word)), b"")
+
+
 def content_refusal(text, command, mode="plain", first=True):
     """(reason, detail) where the preprocessed text of this mode keeps it here, or None. `first`: it is the text's
     beginning, not a later piece.
@@ -2195,6 +2239,13 @@ def content_refusal(text, command, mode="plain", first=True):
     reason = _gcc_pragma(text, mode) if command.family == "gcc" else None
     if reason:
         return reason, "#pragma GCC"
+    if mode == "plain" and not command.preprocessed:
+        for word in PLACES + (PLACES_OF_CLANG if command.family == "clang" else ()):
+            if text.find(word) >= 0:
+                return "place", word.decode()
+        word = _warns_of_includes(text) if command.family == "clang" else b""
+        if word:
+            return "include-warning", word.decode()
     if command.preprocessed and first:
         lines = bytes(text[:8192]).split(b"\n", 2)
         if not lines[0].startswith((b"# ", b"#line ")):
@@ -8917,15 +8968,9 @@ class Signals:
         for number in self.caught:
             self.module.signal(number, self.module.SIG_IGN)
 
-    def release(self):
-        """A child is the compiler, and ^C goes to both. SIGPIPE stays ignored: the daemon may be gone at the end."""
-        for number in self.caught:
-            self.module.signal(number, self.module.SIG_DFL)
-
     def restore(self):
         """As a compiler would have them: what Python ignores and exec would hand on, too."""
-        self.release()
-        for number in IGNORED_BY_PYTHON:
+        for number in self.caught + IGNORED_BY_PYTHON:
             self.module.signal(number, self.module.SIG_DFL)
 
     def die(self, number):
@@ -8974,19 +9019,24 @@ class Invocation:
             self.program = name
         else:
             own = posix.stat(__file__)
-            for folder in (self.variable("PATH") or "/bin:/usr/bin").split(":"):
-                path = "%s/%s" % (folder or ".", name)
-                try:
-                    found = posix.stat(path)
-                except OSError:
-                    continue
-                if (found.st_ino, found.st_dev) == (own.st_ino, own.st_dev):
-                    self.masquerade = True                  # gcc finds its parts by argv[0]: it must not find us
-                elif found.st_mode & 0o170000 == 0o100000 and posix.access(path, posix.X_OK):
+            for path, found in self.programs(name):
+                if (found.st_ino, found.st_dev) != (own.st_ino, own.st_dev):
                     self.program = path
                     break
+                self.masquerade = True                      # gcc finds its parts by argv[0]: it must not find us
         self.know_family()
         return bool(self.program)
+
+    def programs(self, name):
+        """(path, stat) of each program of that name on PATH."""
+        for folder in (self.variable("PATH") or "/bin:/usr/bin").split(":"):
+            path = "%s/%s" % (folder or ".", name)
+            try:
+                found = posix.stat(path)
+            except OSError:
+                continue
+            if found.st_mode & 0o170000 == 0o100000 and posix.access(path, posix.X_OK):
+                yield path, found
 
     def know_family(self):
         """By what the links end in, since cc may be gcc or clang; by the name called whether clang means C++."""
@@ -8995,9 +9045,11 @@ class Invocation:
             self.family, self.cxx = real[0], real[1] or bool(called and called[1])
 
     def key(self):
-        """What the daemon remembers the compiler's identity by."""
-        found = posix.stat(self.program)
-        return "%s %d %d %d %d" % (self.program, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        """What the daemon remembers the compiler's identity by: path and four numbers. gcc runs the `as` on PATH."""
+        found, stamp = posix.stat(self.program), 0
+        if self.family == "gcc":
+            stamp = next((program.st_mtime_ns + program.st_ino for _, program in self.programs("as")), 0)
+        return "%s %d %d %d %d" % (self.program, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns + stamp)
 
     def identity(self):
         """Hex of the compiler's identity, "" where it is a script or does not answer."""
@@ -9009,9 +9061,10 @@ class Invocation:
             return ""
         assembler = b""
         if self.family == "gcc":
-            name = self.output_of([self.program, "-print-prog-name=as"]).strip()
-            path = decode_system(name)
-            assembler = self.output_of([path if "/" in path else "/usr/bin/" + path, "--version"])
+            path = decode_system(self.output_of([self.program, "-print-prog-name=as"]).strip())
+            if "/" not in path:
+                path = next((path for path, _ in self.programs(path)), path)
+            assembler = self.output_of([path, "--version"])
         return identity_of(text, assembler, self.cxx).hex()
 
     def output_of(self, argv):
@@ -9024,6 +9077,18 @@ class Invocation:
             return b""
         finally:
             posix.close(fd)
+
+    def folder(self):
+        """The working folder as the compiler calls it: clang goes by PWD, where that is the same."""
+        named = self.variable("PWD") if self.family == "clang" else None
+        try:
+            if named and named[0] == "/":
+                there, here = posix.stat(named), posix.stat(".")
+                if (there.st_ino, there.st_dev) == (here.st_ino, here.st_dev):
+                    return named
+        except OSError:
+            pass
+        return posix.getcwd()
 
     def sockets(self):
         """Where to look for the daemon."""
@@ -9043,7 +9108,13 @@ class Invocation:
         actions = [(posix.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(streams, 1)]
         path = self.program if argv[0] == self.words[0] else argv[0]
         pid = posix.posix_spawn(path, argv, environ, file_actions=actions, setsigdef=IGNORED_BY_PYTHON)
-        return posix.waitpid(pid, 0)[1]
+        try:
+            return posix.waitpid(pid, 0)[1]
+        except Interrupted as interrupted:              # perhaps this process alone, as by make when that is ended
+            self.signals.ignore()
+            posix.kill(pid, interrupted.number)
+            posix.waitpid(pid, 0)
+            raise
 
     def become(self):
         """exec the compiler. Returns an exit status only where that fails."""
@@ -9051,12 +9122,13 @@ class Invocation:
         try:
             posix.execve(self.program, self.argv(), self.environ)
         except OSError as error:
+            if error.errno == 8:                        # ENOEXEC: a script that does not say of what, so of sh, as for
+                posix.execve("/bin/sh", ["sh", self.program, *self.words[1:]], self.environ)        # sh and make
             self.complain("%s: %s" % (self.program or self.words[0], error.strerror))
             return 127 if error.errno == 2 else 126
 
     def run_to_end(self):
         """The compiler as a child; its wait status."""
-        self.signals.release()
         try:
             return self.spawn(self.argv(), self.environ)
         except OSError as error:
@@ -9114,19 +9186,22 @@ def marked_files(text):
     return [] if any(b"\\" in name for name in found) else found
 
 
-def has_precompiled(text):
+def has_precompiled(text, folders):
     """Whether gcc would take a precompiled header, NAME.gch, for the first header of this text; with -E it does not.
-    stdc-predef.h comes before it."""
+    stdc-predef.h comes before it. In each of its folders for headers gcc looks for NAME.gch first."""
     at = 0
     for _ in range(2):
         at = text.find(b'" 1', at + 1)                      # '# 1 "NAME" 1', perhaps with 3 4
         if at < 0:
             break
-        try:
-            posix.stat(text[text.rfind(b'"', 0, at) + 1:at] + b".gch")
-            return True
-        except (OSError, ValueError):
-            continue
+        path = bytes(text[text.rfind(b'"', 0, at) + 1:at])
+        names = {path[len(folder) + 1:] for folder in folders if path.startswith(folder + b"/")}
+        for place in (path, *(b"%s/%s" % (folder, name) for name in names for folder in folders)):
+            try:
+                posix.stat(place + b".gch")
+                return True
+            except (OSError, ValueError):
+                continue
     return False
 
 
@@ -9169,7 +9244,8 @@ class SourceText:
         elif not self.preprocess():
             return "preprocessor"
         self.size = posix.fstat(self.fd).st_size
-        if command.family == "gcc" and not command.preprocessed and has_precompiled(posix.pread(self.fd, 1 << 16, 0)):
+        if command.family == "gcc" and not command.preprocessed and has_precompiled(
+                posix.pread(self.fd, 1 << 16, 0), self.header_folders()):
             return "pch"
         if mode == "directives":
             return None if self.made_of_plain_files() else "directives-only"
@@ -9178,6 +9254,11 @@ class SourceText:
             if refusal or at + TEXT_WINDOW_BYTES >= self.size:
                 return refusal and refusal[0]
         return None
+
+    def header_folders(self):
+        """Where gcc looks for headers before it looks in the system's."""
+        found = [encode_system(path) for path in self.command.header_folders()]
+        return found + (self.invocation.environ.get(b"CPATH") or b"").split(b":")
 
     def preprocess(self):
         """True if the preprocessor ended well and without a message: by the recipe if there is one, else by gcc."""
@@ -9202,17 +9283,23 @@ class SourceText:
         and the recipe told so."""
         if not self.stage_1(words):
             return False
-        if words[-1] != AS_FOUND or not self.files_read().renamed:
+        if words[-1] != AS_FOUND:
             return True
+        try:
+            if not self.files_read().renamed:
+                return True
+            self.new_recipe = "\n".join(words[:-1])
+        except OSError:                                     # of this source it cannot be told
+            pass
         self.discard()
-        self.new_recipe = "\n".join(words[:-1])
         return self.stage_1(words[:-1])
 
     def driver_argv(self, stand_in=None):
         """gcc's command for stage 1, with STAND_INs for our own files, and one for the source and target if given."""
         args = self.command.preprocess_args(
             self.mode, None if self.command.depfile is None else STAND_IN_DEPFILE, stand_in)
-        if self.mode == "directives" and not any(word.startswith("-M") for word in args):
+        if self.mode == "directives" and not self.command.depfile_variable and not any(
+                word.startswith("-M") for word in args):        # each would keep gcc from looking at the variable
             args += ["-MD", "-MT", "x", "-MF", STAND_IN_LIST]
         return self.invocation.argv()[:1] + args
 
@@ -9248,7 +9335,10 @@ class SourceText:
         """Whether every file that went into the text is known, or now seen, to bear -fdirectives-only. The files are
         searched, not the text: gcc drops some of what matters (#pragma redefine_extname), and most are known: 3.5 ms
         less than searching 1.6 MB of text, 5 ms with C++'s 3 MB."""
-        files = self.files_read()
+        try:
+            files = self.files_read()
+        except OSError:                                     # #line names a file that is elsewhere, or one is gone
+            return False
         if not 0 < len(files.paths) <= 3000 or not unremarkable(encode_system(self.command.flags_key)):
             return False                                    # the last: -DNOW=__TIME__
         if "" in files.keys:
@@ -9281,7 +9371,7 @@ class SourceText:
 
     def remote_argv(self, own):
         """Stage 2, for a server of ours or a plain distccd."""
-        words = self.command.remote_args(self.mode, posix.getcwd(), own)
+        words = self.command.remote_args(self.mode, self.invocation.folder(), own)
         return [encode_system(word) for word in (self.invocation.words[0].rpartition("/")[2], *words)]
 
     def write_dependencies(self, outputs):
@@ -9346,7 +9436,7 @@ class Client:
             return self.local("compiler-script", invocation.program)
         watched = {name: invocation.variable(name) for name in WATCHED_VARIABLES if name.encode() in self.environ}
         try:
-            command = analyze(invocation.words[1:], invocation.family, invocation.cxx, watched, read_file)
+            command = analyze(invocation.words[1:], invocation.family, invocation.cxx, watched, read_at_file)
         except RunLocally as refusal:
             return self.local(refusal.name, refusal.detail, refusal.heavy)
         if not readable_twice(command.source):
@@ -9621,6 +9711,13 @@ def read_file(path):
         return read_all(fd, posix.fstat(fd).st_size)
     finally:
         posix.close(fd)
+
+
+def read_at_file(path):
+    """For analyze(). RunLocally for a pipe or a device: the compiler must find it unread."""
+    if not readable_twice(path):
+        raise RunLocally("at-file", path)
+    return read_file(path)
 
 
 def real_path(path):
@@ -10469,7 +10566,7 @@ class TestJob:
         with open(path, "w") as file:
             file.write(text)
         options = ["-O1", "-c", name, "-o", "distcc_lm_check.o"]
-        self.command = analyze(options, invocation.family, invocation.cxx, {}, read_file)
+        self.command = analyze(options, invocation.family, invocation.cxx, {}, read_at_file)
         begin = time.monotonic()
         done = subprocess.run([invocation.program, *options], cwd=folder, stdin=subprocess.DEVNULL,
                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
@@ -10949,7 +11046,7 @@ def explain_command(words):
     try:
         if invocation.family is None:
             raise RunLocally("compiler-script", invocation.program)
-        command = analyze(words[1:], invocation.family, invocation.cxx, os.environ, read_file)
+        command = analyze(words[1:], invocation.family, invocation.cxx, os.environ, read_at_file)
     except RunLocally as refusal:
         print("local: %s" % refusal)
         return 0
@@ -11066,6 +11163,9 @@ def main(argv, ctype=None):
         sys.exit("distcc_lm needs Python 3.9 or newer, this is %d.%d; DISTCC_LM_PYTHON names another"
                  % sys.version_info[:2])
     client_main(argv, ctype)
+    import _signal
+    if _signal.getsignal(_signal.SIGINT) == _signal.SIG_DFL:        # which the header made of it
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
     sys.exit(run_line(argv[1:]))
 
 
