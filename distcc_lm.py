@@ -208,6 +208,10 @@ TEXTS_HELD_MAX = 400                # remote slots idle while the next is prepro
 TEXTS_HELD_MAX_KB = 512 * 1024      # the same by size
 BACKOFF_FIRST_S = 2.0               # a broken host is asked too often / a restarted one is left idle
 BACKOFF_MAX_S = 60.0
+GONE_S = 3600.0                     # hosts that were found come and go in `status` / reports to dead addresses
+MISFIT_S = 300.0                    # a host that refused a compiler is asked in vain / is left idle for it
+USER_NAMES_KEPT = 1000              # asked for again / memory
+MISFITS_KEPT = 50                   # of each host: likewise / memory
 BAD_FILES_BEFORE_SUSPECT = 2        # one odd file shuts a host out / a broken host costs many jobs
 TRIES_REMOTE = 2                    # jobs go local at the first mishap / wander about
 PARKED_MAX = 8                      # free slots are found late / useless requests
@@ -2915,7 +2919,7 @@ class Pool:
     def __init__(self):
         self.holders = {}               # token: (uid, since)
         self.waiting, self.fair = FairQueue(), FairShare()          # by uid
-        self.extra = 0                  # places granted beyond the limit while stalled
+        self.extra, self.extra_at = 0, 0.0      # places granted beyond the limit while stalled, and when the last was
         self.moved_at = 0.0             # when a place was last granted or came back, or the first began to wait
 
     def ask(self, token_, uid, now):
@@ -2932,7 +2936,7 @@ class Pool:
         if not self.holders:
             self.moved_at = now
         if now - self.moved_at >= POOL_STALL_S:
-            self.extra += 1
+            self.extra, self.extra_at = self.extra + 1, now
         while self.waiting.keys and len(self.holders) < max(limit, 1) + self.extra:
             chosen = self.waiting.first(self.fair, now)
             uid, _ = self.waiting.remove(chosen)
@@ -2950,7 +2954,8 @@ class Pool:
         uid, since = self.holders.pop(token_)
         self.fair.give(uid, now - since, now)
         self.moved_at = now
-        self.extra = max(0, self.extra - 1)
+        if since < self.extra_at:       # one of those that had stalled: a ^Z of their user may last for hours
+            self.extra = max(0, self.extra - 1)
         return now - since
 
 
@@ -3109,7 +3114,7 @@ class Host:
         "used_at",          # when it last got a job of ours
         "retired",          # listed no longer: no new jobs
         "shared",           # its last report counts jobs of other submitters
-        "misfits",          # {compiler identity: when it was refused}
+        "misfits",          # {compiler identity: until when none is asked for, since it was refused}
         "short_at",         # since when it reports fewer jobs than it took of mine; None: it does not
         "distrusted",       # when a report of it had no right MAC, None since one had
     )
@@ -3189,12 +3194,20 @@ class Host:
             return False
         return not self.retired and (not self.failures or now >= self.retry_at)
 
-    def offers(self, identity, mode):
+    def offers(self, identity, mode, now):
         """Whether it has this compiler; a plain distccd is taken at its word, for plain -E."""
+        if now < self.misfits.get(identity, now):
+            return False
         if self.kind == "distccd":
-            return mode == MODE_PLAIN and identity not in self.misfits
-        return bool(self.load) and identity in self.load.identities and identity not in self.misfits and (
+            return mode == MODE_PLAIN
+        return bool(self.load) and identity in self.load.identities and (
             mode == MODE_PLAIN or bool(self.load.capabilities & CAN_DIRECTIVES))
+
+    def misfit(self, identity, now):
+        """It has refused this compiler, whatever it reports."""
+        self.misfits = {key: until for key, until in self.misfits.items() if now < until}
+        if len(self.misfits) < MISFITS_KEPT:
+            self.misfits[identity] = now + MISFIT_S
 
 
 class Audience:
@@ -3534,7 +3547,7 @@ class Roster(dict):
         """Whether this host may get jobs of this kind now, room apart."""
         identity, mode, own_only = kind
         return (self.get(host.key) is host and host.usable(now) and not (own_only and host.kind == "distccd")
-                and (identity is None or host.offers(identity, mode)))
+                and (identity is None or host.offers(identity, mode, now)))
 
     def room_again(self, host):
         """Whatever lowers Host.occupied() calls this."""
@@ -3660,9 +3673,10 @@ class Faults:
     def blame(self, host, job, name, text, now):
         if name in BLAMELESS:
             host.counters["refused"] += 1
-            self.memory.remember(job.uid, job.remember_key, name, now)
             if name == "compiler-unknown":
-                host.misfits[job.identity] = now
+                host.misfit(job.identity, now)
+            else:
+                self.memory.remember(job.uid, job.remember_key, name, now)
         elif name == "out-of-memory":               # a host with more, please
             host.counters["failed"] += 1
             job.memory_mb = memory_step(job.memory_mb + 1)
@@ -4011,7 +4025,7 @@ class Chooser(Ledger):
         """The host said no, cannot be reached or broke off before any job was bound to the request."""
         group, host = self.end_request(request), request.host
         if name == "compiler-unknown":
-            host.misfits[request.group[1]] = now
+            host.misfit(request.group[1], now)
         elif name in BLAMELESS or name == "memory" and request.memory_mb > MEMORY_PER_JOB_MB:
             for job in group.queue:                 # for the job's sake: it and its like are not offered there again
                 if {"too-large": job.size_kb >= request.size_kb,
@@ -4171,8 +4185,16 @@ class Scheduler(Chooser):
     def pump(self, now):
         """Grant turns, ask hosts, offer this box's own slots. Everything that may have become possible is done."""
         pending = [group for group in list(self.groups.values()) if self.may_ask(group, now)]
+        ranks = {}                          # uid: rank, until one more is asked for
+
+        def rank(group):
+            uid = group.key[0]
+            if uid not in ranks:
+                ranks[uid] = self.rank(uid, now)
+            return ranks[uid]
         while pending:                      # one question at a time, each for the user who has and asks for least
-            group = pending[0] if len(pending) == 1 else min(pending, key=lambda g: self.rank(g.key[0], now))
+            group = pending[0] if len(pending) == 1 else min(pending, key=rank)
+            ranks.pop(group.key[0], None)
             if group.asking >= len(group.queue) or not self.ask_one(group, now):
                 pending.remove(group)
         self.offer_local(now)
@@ -5564,11 +5586,37 @@ def run_for_text(argv):
 
 
 class Compiler:
-    """One program that this host offers: path, family (gcc, clang), whether it is a C++ driver, identity."""
-    __slots__ = ("path", "family", "cxx", "identity", "stamp")
+    """One program that this host offers: path, family (gcc, clang), whether it is a C++ driver, identity, and folders
+    that its jobs must read beside those of every job."""
+    __slots__ = ("path", "family", "cxx", "identity", "stamp", "readable")
 
-    def __init__(self, path, family, cxx, identity, stamp):
+    def __init__(self, path, family, cxx, identity, stamp, readable=()):
         self.path, self.family, self.cxx, self.identity, self.stamp = path, family, cxx, identity, stamp
+        self.readable = readable
+
+    def unchanged(self):
+        """Whether its path, which may be a link, still leads to the same program."""
+        try:
+            return file_stamp(self.path) == self.stamp
+        except OSError:
+            return False
+
+
+PREFIX_FOLDERS = ("bin", "lib", "lib32", "lib64", "libexec", "share/locale")
+
+
+def own_folders(driver, assembler, said):
+    """Folders that a compiler reads, where it is installed outside of what TOOLCHAIN_FOLDERS cover. driver, assembler:
+    real paths; said: by -print-search-dirs. Of a prefix not all: not /usr/local/etc."""
+    prefixes = [os.path.dirname(os.path.dirname(path)) for path in (driver, assembler)]
+    head, _, install = os.fsdecode(said).partition("\n")[0].partition("install: ")
+    names = PREFIX_FOLDERS
+    if install and not head:                            # of gcc: PREFIX/lib/gcc/TARGET/VERSION
+        install = os.path.normpath(install)
+        prefixes.append(os.path.dirname(install.partition("/gcc/")[0]))
+        names += os.path.basename(os.path.dirname(install)),        # PREFIX/TARGET/bin/as
+    return [os.fsencode(os.path.join(prefix, name)) for prefix in dict.fromkeys(prefixes) for name in names
+            if prefix not in ("", "/", "/usr") and os.path.isdir(os.path.join(prefix, name))]
 
 
 def file_stamp(path):
@@ -5582,7 +5630,8 @@ class Offer:
 
     def __init__(self, folders, may_clang, log):
         self.folders, self.may_clang, self.log = folders, may_clang, log
-        self.by_name, self.by_identity, self.by_path = {}, {}, {}
+        self.by_name, self.by_identity = {}, {}
+        self.by_program = {}            # (real path, whether called as a C++ driver): Compiler
         self.look()
 
     def look(self):
@@ -5604,6 +5653,18 @@ class Offer:
         self.by_identity = {}
         for name in sorted(by_name, key=len):
             self.by_identity.setdefault(by_name[name].identity, by_name[name])
+        offered = set(by_name.values())
+        self.by_program = {key: compiler for key, compiler in self.by_program.items() if compiler in offered}
+
+    def find(self, identity=None, name=None):
+        """The Compiler of this identity, else of this name; None if there is none. It is the program that was looked
+        at, even where a package was upgraded just now."""
+        for _ in range(2):
+            compiler = self.by_identity.get(identity) if identity else self.by_name.get(name)
+            if compiler is None or compiler.unchanged():
+                return compiler
+            self.look()
+        return None
 
     def examine(self, path):
         """Compiler, or None where it is none that may be offered. One -v for each program, whatever its links."""
@@ -5620,31 +5681,28 @@ class Offer:
         family = "clang" if "clang" in driver else "gcc"
         if family == "clang" and not self.may_clang:
             return None
-        known = self.by_path.get(real)
         cxx = driver.endswith("++")
         if family == "clang" and not cxx:           # clang++ is a link to clang: only the name it is called by tells
             cxx = (driver_kind(os.path.basename(path)) or "").endswith("++")
-        if known and known.stamp == stamp and known.cxx == cxx:
+        known = self.by_program.get((real, cxx))
+        if known and known.stamp == stamp and known.unchanged():
             return known
         text = run_for_text([path, "-v"])
-        assembler = b""
-        if family == "gcc":
+        assembler = program = b""
+        if family == "gcc":                             # which looks for an `as` without a folder as we do
             program = run_for_text([path, "-print-prog-name=as"]).strip()
             assembler = run_for_text([program, "--version"]) if program else b""
         if not text:
             return None
-        compiler = self.by_path[real] = Compiler(path, family, cxx, identity_of(text, assembler, cxx), stamp)
+        program = shutil.which(os.fsdecode(program), path=SERVER_PATH.decode()) if program else ""
+        readable = own_folders(real, os.path.realpath(program or ""), run_for_text([path, "-print-search-dirs"]))
+        compiler = self.by_program[real, cxx] = Compiler(
+            path, family, cxx, identity_of(text, assembler, cxx), stamp, readable)
         return compiler
 
     def changed(self):
         """Whether a compiler was exchanged since look()."""
-        for compiler in self.by_path.values():
-            try:
-                if file_stamp(os.path.realpath(compiler.path)) != compiler.stamp:
-                    return True
-            except OSError:
-                return True
-        return False
+        return not all(compiler.unchanged() for compiler in self.by_program.values())
 
 
 # ---- the farm's key
@@ -6117,7 +6175,8 @@ class Gate:
         return refusal is None
 
 
-SPAWN_REFUSALS = {"EBADMSG": "protocol", "EFBIG": "too-large", "ENOSPC": "disk", "EDQUOT": "disk"}
+SPAWN_REFUSALS = {"EBADMSG": "protocol", "EFBIG": "too-large", "ENOSPC": "disk", "EDQUOT": "disk",
+                  "ENOENT": "compiler-unknown", "EACCES": "compiler-unknown", "ENOEXEC": "compiler-unknown"}
 
 
 class JobServer:
@@ -6129,6 +6188,7 @@ class JobServer:
         self.counters, self.connections = self.gate.counters, self.gate.connections
         self.sending_s = sending_s                      # the longest that a source may take to come
         self.running, self.leaving = {}, {}             # running: {job id: JobConnection}
+        self.granting = False                           # within grant_next()
         self.last_job_id, self.area, self.area_at = 0, 0.0, 0.0         # leaving: {job id: (folder, fd)} of killed jobs
         self.on_change = lambda: None               # called when the number of slots in use has changed
         self.on_served = lambda connection, result: None            # and when a compile has ended well
@@ -6167,19 +6227,26 @@ class JobServer:
         connection.send(encode_granted(reservation, connection.compression, seal))
 
     def grant_next(self):
-        """Slots may have become free: whoever waits longest by fair share gets them."""
-        while True:
-            chosen = self.admission.next_granted(self.loop.now())
-            if chosen is None:
-                return
-            connection, reservation, _ = chosen
-            try:
-                if connection.state == "queued":
-                    self.start(connection)
-                else:
-                    self.reserve(connection, reservation)
-            except OSError as error:
-                connection.end("cancelled", error.strerror)
+        """Slots may have become free: whoever waits longest by fair share gets them. One that is gone frees its own
+        again, within this: it is given on below."""
+        if self.granting:
+            return
+        self.granting = True
+        try:
+            while True:
+                chosen = self.admission.next_granted(self.loop.now())
+                if chosen is None:
+                    return
+                connection, reservation, _ = chosen
+                try:
+                    if connection.state == "queued":
+                        self.start(connection)
+                    else:
+                        self.reserve(connection, reservation)
+                except OSError as error:
+                    connection.end("cancelled", error.strerror)
+        finally:
+            self.granting = False
 
     def drop(self, connection, cpu_s):
         """Give back all that a connection holds: slot, place in the queue, compiler, folder."""
@@ -6202,9 +6269,9 @@ class JobServer:
     def begin(self, connection, request):
         """The command line and the size are known: check them, and make a folder and the source file."""
         if connection.slot_request:
-            compiler = self.offer.by_identity.get(connection.slot_request.identity)
+            compiler = self.offer.find(identity=connection.slot_request.identity)
         else:
-            compiler = self.offer.by_name.get(os.fsdecode(os.path.basename(request.argv[0])))
+            compiler = self.offer.find(name=os.fsdecode(os.path.basename(request.argv[0])))
         if compiler is None:
             return connection.refuse("compiler-unknown", os.fsdecode(request.argv[0])[:100])
         if request.size > self.max_job_bytes:
@@ -6259,7 +6326,8 @@ class JobServer:
         self.running[job_id] = connection
         env = {b"PATH": SERVER_PATH, b"LC_ALL": b"C", b"TMPDIR": connection.folder}
         try:
-            self.spawner.spawn(job_id, connection.argv, connection.folder, env, packed=connection.packed)
+            self.spawner.spawn(job_id, connection.argv, connection.folder, env, connection.compiler.readable,
+                               connection.packed)
             self.poke()
         except (RequestTooLarge, ValueError) as error:
             del self.running[job_id]
@@ -6290,14 +6358,17 @@ class JobServer:
                 continue
             self.count_area()
             del self.running[result.job_id]
-            try:
-                self.ended(connection, result)
-            except OSError as error:
-                connection.end("cancelled", error.strerror)
+            self.loop.call(connection, lambda row: self.ended(*row), (connection, result))
         self.grant_next()
 
     def ended(self, connection, result):
         """A compiler has ended, or could not be started: free the slot, then answer."""
+        try:
+            self.answer(connection, result)
+        except OSError as error:
+            connection.end("cancelled", error.strerror)
+
+    def answer(self, connection, result):
         now = self.loop.now()
         elapsed = max(now - connection.started_at, 1e-6)
         concurrency = (self.area - connection.area_at_start) / elapsed
@@ -6443,6 +6514,7 @@ class Reports:
     def announce(self, now, wanted=False):
         """Send the report to all whose turn it is; a target that cannot be reached now is tried again with the next
         one. `wanted`: to all, and they are asked for theirs."""
+        self.next_at = now + REPORT_INTERVAL_S * random.uniform(1 - REPORT_JITTER, 1 + REPORT_JITTER)
         load = self.make_load()
         for targets, broadcast, interval_s in self.audience.due(now, wanted):
             load.interval_ms = interval_s * 1000
@@ -6452,7 +6524,6 @@ class Reports:
             for sock, address in self.broadcast if broadcast else ():
                 broadcast_everywhere(sock, packet, address)
         self.sent_at, self.sent_running = now, load.running
-        self.next_at = now + REPORT_INTERVAL_S * random.uniform(1 - REPORT_JITTER, 1 + REPORT_JITTER)
 
     def send(self, packet, address, port):
         version = 6 if ":" in address else 4
@@ -6636,7 +6707,10 @@ def broadcast_everywhere(sock, packet, address):
     """To one broadcast address; the limited one, 255.255.255.255, on every interface (Linux: by IP_PKTINFO)."""
     targets = [b""]
     if address[0] == "255.255.255.255" and hasattr(socket, "if_nameindex") and sys.platform == "linux":
-        targets = [struct.pack("@iII", index, 0, 0) for index, name in socket.if_nameindex() if name != "lo"]
+        try:
+            targets = [struct.pack("@iII", index, 0, 0) for index, name in socket.if_nameindex() if name != "lo"]
+        except OSError:
+            pass                                            # no descriptor is free, or this sandbox has no netlink
     for info in targets:
         try:
             sock.sendmsg([packet], [(socket.IPPROTO_IP, IP_PKTINFO, info)] if info else [], 0, address)
@@ -6953,12 +7027,15 @@ def place_named(fields):
     return fields[0].decode("utf-8", "surrogateescape") or None if fields else None
 
 
-def figures_told(job, fields):
-    """JobFigures from the numbers of a DONE. ValueError where no job can have them: they are learnt from, and kept."""
+def figures_told(job, fields, now):
+    """JobFigures from the numbers of a DONE. ValueError where the job cannot have them: they are learnt from, for all
+    users, and kept."""
     sent, received, total_ms, *times = (int(field) for field in fields)
     timed = bool(times) and times[1] >= 0
     if not all(0 <= number < 1 << 40 for number in (sent, received, total_ms, *(times if timed else ()))):
         raise ValueError("figures that no job has")
+    if total_ms / 1e3 > now - job.arrived + 1.0:        # the slack is for two processes' roundings
+        raise ValueError("%d ms of a job that came %.0f s ago" % (total_ms, now - job.arrived))
     job_class, source_key = job.keys()
     figures = JobFigures(job.size_kb, job_class, source_key, total_ms / 1e3, (sent + received) / 1024, job.predicted_s)
     figures.sent_kb = sent / 1024
@@ -7075,7 +7152,7 @@ class Session(Conversation):
             return self.send(b"NOPE", "client version %s, the daemon's is %s: restart the daemon" % (
                 os.fsdecode(fields[0])[:20], CLIENT_VERSION.decode()))
         kind = fields[1]
-        if self.job is not None:
+        if self.job is not None or self.pidfd is not None:
             raise WireError("a second HELO")
         if kind == b"cc":
             return self.hello_compile([os.fsdecode(field) for field in fields[2:11]])
@@ -7133,7 +7210,8 @@ class Session(Conversation):
             self.hub.remember_files(self.uid, keys, plain)
         if self.recipe_key and fields[5:6] not in ([], [b""]):
             self.hub.recipes[self.recipe_key, job.mode] = fields[5]
-        self.hub.scheduler.sized(job, size // 1024 + 1, milliseconds / 1e3, mode, self.hub.loop.now())
+        now = self.hub.loop.now()
+        self.hub.scheduler.sized(job, size // 1024 + 1, min(milliseconds / 1e3, now - job.since), mode, now)
 
     def on_seen(self, fields):
         known = self.hub.looked_into.get(self.uid, {})
@@ -7162,7 +7240,7 @@ class Session(Conversation):
         elif outcome in (b"local-ok", b"local-failed"):
             self.hub.scheduler.local_ended(job, outcome == b"local-ok", now)
         elif outcome == b"ok":
-            self.hub.scheduler.finished(job, figures_told(job, fields[1:9]), now, place_named(fields[9:10]))
+            self.hub.scheduler.finished(job, figures_told(job, fields[1:9], now), now, place_named(fields[9:10]))
         else:
             raise WireError("outcome %r" % outcome)
         self.job = None
@@ -7406,7 +7484,7 @@ class View:
         used = {(key.rsplit(" ", 4)[0], identity) for (owner, key), identity in self.compilers_used().items()
                 if identity and (privileged or owner == uid)}
         for row, host in zip(hosts[1:], scheduler.hosts.values()):
-            row["lacks"] = self.lacks(host, used)
+            row["lacks"] = self.lacks(host, used, now)
         return {
             "version": VERSION,
             "daemon": facts["daemon"],
@@ -7465,11 +7543,11 @@ class View:
         return row
 
     @staticmethod
-    def lacks(host, used):
+    def lacks(host, used, now):
         """Of the (path, identity) of compilers that were used here the paths of those which the host has not, or in
         another version."""
-        return sorted({path for path, identity in used if (
-            identity in host.misfits or host.load and host.load.port and identity not in host.load.identities)})
+        return sorted({path for path, identity in used if now < host.misfits.get(identity, now) or (
+            host.load and host.load.port and identity not in host.load.identities)})
 
     def remote_host(self, host, now):
         load = host.load
@@ -7518,12 +7596,19 @@ class View:
                 for d in rows]
 
 
+USER_NAMES = {}                     # uid: name; the question may go to another host, and the daemon waits for it
+
+
 def user_name(uid):
     import pwd                                      # rarely wanted, and not everywhere
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
+    if uid not in USER_NAMES:
+        if len(USER_NAMES) >= USER_NAMES_KEPT:
+            USER_NAMES.clear()
+        try:
+            USER_NAMES[uid] = pwd.getpwuid(uid).pw_name
+        except KeyError:
+            USER_NAMES[uid] = str(uid)
+    return USER_NAMES[uid]
 
 
 # ==== 10. Daemon ====================================================================================================
@@ -8012,8 +8097,13 @@ class Directory:
     def resolve_again(self, now):
         self.forget_retired()
         for host in self.hosts.values():
+            silent = host.kind == "peer" and host.silent(now)
+            if silent and host.listed_slots:            # a distccd that was one of ours for a while, or so it was said
+                host.kind, host.load, host.report_at, host.full = "distccd", None, None, False
+            elif silent and host.key not in self.listed and host.report_at is not None:     # it was found
+                host.retired = now - host.report_at > GONE_S        # and will be again
             named = host.endpoint[0] != host.address
-            if named and (not host.address or host.failures or host.kind == "peer" and host.silent(now)):
+            if named and (not host.address or host.failures or silent):
                 self.resolver.ask(host.endpoint[0])
 
 
@@ -8248,8 +8338,8 @@ class Daemon:
                 if not self.scheduler.actions:
                     break
                 actions, self.scheduler.actions = self.scheduler.actions, []
-                for action in actions:
-                    self.perform(*action)
+                for action in actions:              # one that fails takes no other with it
+                    self.loop.call(None, lambda action: self.perform(*action), action)
         finally:
             self.settling = False
         self.hub.greet()
@@ -8329,7 +8419,7 @@ class Daemon:
                 loop.turn(reports.next_at)
                 now = loop.now()
                 if now >= reports.next_at:
-                    reports.announce(now)
+                    loop.call(None, reports.announce, now)
         except SpawnerGone as error:
             loop.log("error", "%s: its compilers are killed, this daemon ends" % error)
             self.spawner.kill_known_groups()

@@ -2759,6 +2759,19 @@ class Fairness(unittest.TestCase):
         self.assertEqual(pool.grant(1, 3 * stall), [3])
         self.assertEqual(pool.extra, 0)
 
+    def test_pool_stopped(self):
+        """Holders that stand still for long, as of a build under ^Z, do not stop the others: one extra place stays."""
+        pool, stall = lm.Pool(), lm.POOL_STALL_S
+        for i in range(9):
+            pool.ask(i, 7, 0)
+        self.assertEqual(pool.grant(2, 0), [0, 1])              # both are stopped
+        self.assertEqual(pool.grant(2, stall), [2])
+        for i in range(2, 8):
+            pool.drop(i, stall + i)
+            self.assertEqual(pool.grant(2, stall + i), [i + 1])
+        pool.drop(0, 2 * stall)                                 # and go on
+        self.assertEqual(pool.extra, 0)
+
     def test_pool_idle(self):
         """As long as nobody waits nothing stalls, however long a place is held."""
         pool, stall = lm.Pool(), lm.POOL_STALL_S
@@ -3101,7 +3114,7 @@ class Hosts(unittest.TestCase):
         scheduler = a_scheduler(("h", 4))
         host = scheduler.hosts["h"]
         host.fails("protocol", "", 0)
-        host.misfits[IDENTITY] = 0
+        host.misfit(IDENTITY, 0)
         scheduler.report(host, host_load(), 0.5)
         self.assertEqual((host.failures, list(host.misfits)), (1, [IDENTITY]))
         scheduler.report(host, host_load(instance=b"serverBB"), 0.6)
@@ -3119,13 +3132,25 @@ class Hosts(unittest.TestCase):
 
     def test_offers(self):
         peer, plain = lm.Host("h", "h", "peer"), lm.Host("d", "d", "distccd", listed_slots=4)
-        self.assertFalse(peer.offers(IDENTITY, 0))
+        self.assertFalse(peer.offers(IDENTITY, 0, 0))
         peer.load = host_load()
-        self.assertEqual([peer.offers(IDENTITY, 0), peer.offers(b"othercmp", 0), peer.offers(IDENTITY, 1)],
+        self.assertEqual([peer.offers(IDENTITY, 0, 0), peer.offers(b"othercmp", 0, 0), peer.offers(IDENTITY, 1, 0)],
                          [True, False, False])
         peer.load = host_load(capabilities=lm.CAN_DIRECTIVES)
-        self.assertTrue(peer.offers(IDENTITY, 1))
-        self.assertEqual([plain.offers(IDENTITY, 0), plain.offers(IDENTITY, 1)], [True, False])
+        self.assertTrue(peer.offers(IDENTITY, 1, 0))
+        self.assertEqual([plain.offers(IDENTITY, 0, 0), plain.offers(IDENTITY, 1, 0)], [True, False])
+
+    def test_misfits(self):
+        """A compiler that was refused is not asked for for a while; what clients say fills no memory."""
+        host = lm.Host("d", "d", "distccd", listed_slots=4)
+        host.misfit(IDENTITY, 0)
+        self.assertEqual([host.offers(IDENTITY, 0, at) for at in (0, lm.MISFIT_S - 1, lm.MISFIT_S)],
+                         [False, False, True])
+        for i in range(3 * lm.MISFITS_KEPT):
+            host.misfit(b"%08d" % i, 1)
+        self.assertEqual(len(host.misfits), lm.MISFITS_KEPT)
+        host.misfit(IDENTITY, 1 + lm.MISFIT_S)
+        self.assertEqual(list(host.misfits), [IDENTITY])
 
 
 class Audiences(unittest.TestCase):
@@ -5593,7 +5618,7 @@ class SpawnerPolicy(unittest.TestCase):
                 self.assertEqual(raised.exception.errno, number)
                 connection = unittest.mock.Mock(started_at=0.0, area_at_start=0.0)
                 host = unittest.mock.Mock(area=0.0, loop=unittest.mock.Mock(now=lambda: 1.0))
-                lm.JobServer.ended(host, connection, lm.SpawnResult(1, "failed", number, text="t"))
+                lm.JobServer.answer(host, connection, lm.SpawnResult(1, "failed", number, text="t"))
                 connection.refuse.assert_called_once_with(name, "t")
 
 
@@ -7778,13 +7803,16 @@ class Sessions(FarmCase):
         """Numbers that no job has are a malformed message: they would be learnt from."""
         job = lm.Job(1, "t.c", "t.o", "c", "k", None, 0)
         good = (5000, 900, 30, 1, 20, 10, 5000, 100)
-        found = lm.figures_told(job, good)
+        found = lm.figures_told(job, good, 1.0)
         self.assertEqual((found.total_s, found.elapsed_s, found.concurrency), (0.03, 0.02, 1.0))
-        self.assertIsNone(lm.figures_told(job, (*good[:3], -1, -1, -1, -1, -1)).cpu_s)
+        self.assertIsNone(lm.figures_told(job, (*good[:3], -1, -1, -1, -1, -1), 1.0).cpu_s)
         for at in range(len(good)):
             for value in (-5000, 10 ** 60, 10 ** 400) if at != 4 else (10 ** 60,):
                 with self.subTest(at=at, value=value), self.assertRaises(ValueError):
-                    lm.figures_told(job, (*good[:at], value, *good[at + 1:]))
+                    lm.figures_told(job, (*good[:at], value, *good[at + 1:]), 1.0)
+        lm.figures_told(job, (5000, 900, 9000, 1, 20, 10, 5000, 100), 9.0)
+        with self.assertRaises(ValueError):             # 9 s of a job that came 5 s ago
+            lm.figures_told(job, (5000, 900, 9000, 1, 20, 10, 5000, 100), 5.0)
 
     def test_learns_of_this_box(self):
         """Whoever compiles here because that is faster says how it went; others just end."""
@@ -8129,6 +8157,22 @@ class DaemonStart(FarmCase):
 class Listing(unittest.TestCase):
     """Host lists: where they are looked for, and what they say of this box."""
 
+    def test_come_and_gone(self):
+        """A listed distccd that was one of ours for a while is a distccd again; a host that was found goes, in time."""
+        directory, scheduler, _ = self.directory("d/4")
+        listed, found = scheduler.hosts["d:3632"], lm.Host("f", "f", "peer", lm.Endpoint(("10.9.9.9", 3632)))
+        scheduler.hosts["f"] = found
+        for host in (listed, found):
+            host.kind = "peer"
+            scheduler.report(host, host_load(8), 0)
+        directory.resolve_again(1)
+        self.assertEqual((listed.kind, found.retired), ("peer", False))
+        directory.resolve_again(60)
+        self.assertEqual((listed.kind, listed.slots(), listed.usable(60), found.retired), ("distccd", 4, True, False))
+        directory.resolve_again(lm.GONE_S + 1)
+        directory.resolve_again(lm.GONE_S + 31)
+        self.assertEqual(list(scheduler.hosts), ["d:3632"])
+
     def directory(self, hosts, slots=None):
         """A Directory that has read its list, its Scheduler, and what it logged."""
         logged, loop = [], unittest.mock.Mock()
@@ -8230,6 +8274,152 @@ class StandingStill(unittest.TestCase):
             loop.turn(0.0)
         self.assertEqual(order[:2], [b"x", "task"])
         self.assertEqual((round(order[2]), order[3:]), (50, [b"y", "task"]))
+
+
+class Contained(unittest.TestCase):
+    """A mishap of one does no harm to the others."""
+
+    def test_settle(self):
+        """An action that fails takes no other with it."""
+        done, logged = [], []
+        daemon = lm.Daemon.__new__(lm.Daemon)
+        daemon.loop, daemon.settling = lm.Loop("error"), False
+        daemon.loop.log = lambda level, text: logged.append(text)
+        daemon.hub = daemon.reports = daemon.admission = daemon.server = unittest.mock.Mock()
+        daemon.scheduler = unittest.mock.MagicMock(actions=[("a",), ("b",), ("c",)])
+        daemon.perform = lambda name: done.append(name) if name != "b" else {}[name]
+        daemon.settle()
+        self.assertEqual(done, ["a", "c"])
+        self.assertIn("bug: KeyError", logged[0])
+
+    def test_grant_next(self):
+        """Many that waited are gone when a slot becomes free: whoever is left gets it, without recursion."""
+        admission = lm.Admission(1, lm.PeakMemory())
+        server = lm.JobServer.__new__(lm.JobServer)
+        server.loop, server.admission, server.granting = lm.Loop("error"), admission, False
+        left = []
+
+        class Gone:
+            state = "parked"
+
+            def end(self, *_):
+                admission.release(self, 0.0, 0.0)
+                server.grant_next()                     # as on_change() does
+
+        def reserve(connection, _):
+            if connection.state != "left":
+                raise ConnectionResetError(errno.ECONNRESET, "gone")
+            left.append(connection)
+        server.reserve = reserve
+        admission.request(("x", 1), "first", 1, 0.0)
+        last = Gone()
+        last.state = "left"
+        for connection in [Gone() for _ in range(3000)] + [last]:
+            self.assertEqual(admission.request(("x", 1), connection, 1, 0.0)[0], "parked")
+        admission.release("first", 1.0, 0.0)
+        server.grant_next()
+        self.assertEqual(left, [last])
+
+    def test_broadcast(self):
+        """Where the interfaces cannot be listed: by the system's own choice."""
+        sock = unittest.mock.Mock()
+        with unittest.mock.patch.object(lm.socket, "if_nameindex", side_effect=OSError(errno.EMFILE, "too many")):
+            lm.broadcast_everywhere(sock, b"x", ("255.255.255.255", 3632))
+        self.assertEqual(sock.sendmsg.call_count, 1)
+
+    def test_user_names(self):
+        """Each is asked for once: the answer may come from another host."""
+        with unittest.mock.patch("pwd.getpwuid", return_value=unittest.mock.Mock(pw_name="x")) as asked:
+            self.assertEqual([lm.user_name(OTHER_UID + 7) for _ in range(9)], ["x"] * 9)
+        self.assertEqual(asked.call_count, 1)
+
+
+class Offers(unittest.TestCase):
+    """Which compilers a server has."""
+
+    COMPILER_C = """
+#include <stdio.h>
+#include <string.h>
+int main(int argc, char **argv) {
+    return argc < 2 || printf("%s\\n", strcmp(argv[1], "-v") ? "" : "version " V) < 0;
+}
+"""
+
+    def compiler(self, path, version):
+        """A program that says it is a gcc of this version."""
+        source = write(new_folder() + "/c.c", self.COMPILER_C)
+        run_step(["gcc", "-DV=\"%s\"" % version, source, "-o", path + ".new"])
+        os.rename(path + ".new", path)
+
+    def test_exchanged(self):
+        """A link is set to another version, a program replaced: each identity has the program that has it."""
+        folder, other = new_folder(), new_folder()
+        self.compiler(other + "/gcc-12", "12")
+        self.compiler(other + "/gcc-13", "13")
+        for name, target in (("cc", "gcc-12"), ("gcc-12", "gcc-12"), ("gcc-13", "gcc-13")):
+            os.symlink(other + "/" + target, folder + "/" + name)
+        offer = lm.Offer([folder], False, lambda *_: None)
+        twelve, thirteen = (offer.by_name[name].identity for name in ("gcc-12", "gcc-13"))
+        self.assertEqual(offer.find(name="cc").identity, twelve)
+        self.assertFalse(offer.changed())
+        os.symlink(other + "/gcc-13", folder + "/new")
+        os.rename(folder + "/new", folder + "/cc")
+        for identity, name in ((twelve, "gcc-12"), (thirteen, "gcc-13")):
+            found = offer.find(identity=identity)
+            self.assertEqual((os.path.realpath(found.path), found.identity), (other + "/" + name, identity))
+        self.assertEqual(offer.find(name="cc").identity, thirteen)
+        self.assertFalse(offer.changed())
+        self.compiler(other + "/gcc-12", "12.5")
+        self.assertTrue(offer.changed())
+        self.assertIsNone(offer.find(identity=twelve))
+        self.assertNotEqual(offer.find(name="gcc-12").identity, twelve)
+        os.unlink(other + "/gcc-12")
+        self.assertIsNone(offer.find(name="gcc-12"))
+        self.assertEqual((offer.changed(), sorted(offer.by_name)), (False, ["cc", "gcc-13"]))
+
+    def test_own_folders(self):
+        """What a compiler outside of the usual folders must read; nothing more of /usr/local."""
+        prefix = new_folder()
+        for name in ("bin", "lib/gcc/riscv64-elf/9", "riscv64-elf/bin", "etc", "libexec"):
+            os.makedirs(prefix + "/" + name)
+        said = b"install: %s/bin/../lib/gcc/riscv64-elf/9/\nprograms: =/x\n" % prefix.encode()
+        wanted = [("%s/%s" % (prefix, name)).encode() for name in ("bin", "lib", "libexec", "riscv64-elf")]
+        self.assertEqual(lm.own_folders(prefix + "/bin/riscv64-elf-gcc", "/usr/bin/as", said), wanted)
+        self.assertEqual(lm.own_folders("/usr/bin/gcc-12", "/usr/bin/as", b"install: /usr/lib/gcc/x/12/\n"), [])
+        self.assertEqual(lm.own_folders("/usr/bin/gcc-12", prefix + "/bin/as", b"install: /usr/lib/gcc/x/12/\n"),
+                         wanted[:3])
+        self.assertEqual(lm.own_folders("/usr/lib/llvm-14/bin/clang", "", b"programs: =/usr/bin\n"),
+                         [b"/usr/lib/llvm-14/bin", b"/usr/lib/llvm-14/lib"])
+
+
+class OffersServed(FarmCase):
+    def test_elsewhere(self):
+        """A compiler outside of the folders that every job may read, by a link in --compilers."""
+        prefix, links = new_folder(0o755) + "/opt", new_folder(0o755)
+        os.makedirs(prefix + "/bin")
+        os.mkdir(prefix + "/lib")
+        os.symlink("/usr/lib/gcc", prefix + "/lib/gcc")
+        shutil.copy(os.path.realpath("/usr/bin/gcc"), prefix + "/bin/gcc")
+        os.symlink(prefix + "/bin/gcc", links + "/gcc")
+        worker = self.farm.worker("--compilers", links)
+        daemon = self.farm.submitter(worker)
+        name = self.sources.make()
+        env = {"PATH": links + ":" + PATH}
+        done = cc(daemon.socket, "gcc", "-O2", "-c", name, "-o", "o", cwd=self.sources.folder, env=env)
+        self.same(done, self.sources.expected(name, "-O2"), "o")
+        self.assertEqual(daemon.idle()["totals"]["remote"], 1)
+
+
+    def test_assembler_on_the_path(self):
+        """gcc runs the `as` that comes first on PATH: with another it is another compiler, from the next job on."""
+        _, daemon = self.farm.pair()
+        folder, name = new_folder(), self.sources.make()
+        for number in range(2):
+            done = cc(daemon.socket, "gcc", "-c", name, "-o", "o", cwd=self.sources.folder,
+                      env={"PATH": folder + ":" + PATH})
+            self.same(done, self.sources.expected(name), "o")
+            self.assertEqual(daemon.idle()["totals"]["remote"], 1, number)
+            write(folder + "/as", '#!/bin/sh\n[ "$1" = --version ] && exec echo other\nexec /usr/bin/as "$@"\n', 0o755)
 
 
 class DaemonSignals(FarmCase):
