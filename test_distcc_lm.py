@@ -561,7 +561,7 @@ class ClientStart(unittest.TestCase):
             for odd in (path, path.replace("/", "//"), path.replace("/n", "/./n"),
                         os.path.join(os.path.dirname(path), "..", os.path.basename(self.folder), "n0", "..")):
                 if os.path.exists(odd):
-                    self.assertEqual(lm.canonical_path(os.fsencode(odd)), os.fsencode(os.path.realpath(odd)), odd)
+                    self.assertEqual(lm.canonical_path(os.fsencode(odd), {}), os.fsencode(os.path.realpath(odd)), odd)
 
     def test_recipe_that_fails(self):
         """It is given up, and the driver does it."""
