@@ -8101,7 +8101,7 @@ class Directory:
             if silent and host.listed_slots:            # a distccd that was one of ours for a while, or so it was said
                 host.kind, host.load, host.report_at, host.full = "distccd", None, None, False
             elif silent and host.key not in self.listed and host.report_at is not None:     # it was found
-                host.retired = now - host.report_at > GONE_S        # and will be again
+                host.retired |= now - host.report_at > GONE_S       # and will be again
             named = host.endpoint[0] != host.address
             if named and (not host.address or host.failures or silent):
                 self.resolver.ask(host.endpoint[0])

@@ -8173,6 +8173,11 @@ class Listing(unittest.TestCase):
         self.assertEqual((listed.kind, found.retired), ("peer", False))
         directory.resolve_again(60)
         self.assertEqual((listed.kind, listed.slots(), listed.usable(60), found.retired), ("distccd", 4, True, False))
+        found.retired = True                                    # unlisted, but a request waits there
+        found.asking = 1
+        directory.resolve_again(90)
+        self.assertTrue(found.retired)
+        found.retired, found.asking = False, 0
         directory.resolve_again(lm.GONE_S + 1)
         directory.resolve_again(lm.GONE_S + 31)
         self.assertEqual(list(scheduler.hosts), ["d:3632"])
