@@ -3627,7 +3627,7 @@ class Roster(dict):
 
 class Memory:
     """What is remembered of (uid, file and flags): the reason why it goes local at once. A day, or until either changes
-    (the key contains the file's inode, size and mtime)."""
+    (the key contains the file's inode, size and ctime)."""
 
     def __init__(self):
         self.rows = {}                      # (uid, key): (reason name, until)
@@ -9505,7 +9505,7 @@ def remember_key(command):
     """What the daemon remembers a mishap by: the file as it is now, and its flags."""
     try:
         found = posix.stat(command.source)
-        stamp = "%d %d %d" % (found.st_ino, found.st_size, found.st_mtime_ns)
+        stamp = "%d %d %d" % (found.st_ino, found.st_size, found.st_ctime_ns)       # which nobody can set
     except OSError:
         stamp = ""
     return "%s\n%s\n%s" % (command.source, stamp, command.flags_key.replace("\0", "\n"))

@@ -8547,6 +8547,7 @@ class DaemonSignals(FarmCase):
             spawner = next(int(pid) for pid in children if contents(b"/proc/%s/comm" % pid) == b"lm-spawner\n")
             os.kill(worker.pid, signal.SIGSTOP)
             os.kill(spawner, signal.SIGKILL)
+            os.kill(worker.pid, signal.SIGKILL)         # as it stands: close() would let it go on for a moment
             worker.close()
         job = os.readlink("/proc/%d/cwd" % pids[0])
         with subprocess.Popen(["sleep", "600"], cwd=job) as bystander:
@@ -10696,9 +10697,11 @@ class Readme(unittest.TestCase):
         for name, done in together(sections, check):
             with self.subTest(name):
                 self.assertEqual(done.code, 0, (done.err.decode("utf-8", "replace") + done.out.decode())[-3000:])
-                for words in {"Quick start": ("hello", "Sent to 127.60.1.2", "1 host, 0 failed", "parts"),
+                # One core here and one slot there, which `check` has just used: on a busy machine it is this or that.
+                went = "Sent to 127.60.1.2|Compiled on this box: this box has a free core"
+                for words in {"Quick start": ("hello", went, "1 host, 0 failed", "parts"),
                               "A farm of three": ("2 hosts, 0 failed", "no job of others is left")}.get(name, ()):
-                    self.assertIn(words, done.out.decode())
+                    self.assertRegex(done.out.decode(), words)
 
 
 # ==== Both ways through a farm: each command by the bare compiler, then by the client, in the same folder =============
