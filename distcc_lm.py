@@ -9208,8 +9208,11 @@ class Invocation:
             return posix.waitpid(pid, 0)[1]
         except Interrupted as interrupted:              # perhaps this process alone, as by make when that is ended
             self.signals.ignore()
-            posix.kill(pid, interrupted.number)
-            posix.waitpid(pid, 0)
+            try:
+                posix.kill(pid, interrupted.number)
+                posix.waitpid(pid, 0)
+            except OSError:                             # it had ended just then
+                pass
             raise
 
     def become(self):

@@ -9832,6 +9832,18 @@ class Interrupts(FarmCase):
             self.assertTrue(eventually(lambda pids=pids: not any(map(alive, pids)), 2))
             self.nothing_left(worker, daemon)
 
+    def test_signal_as_a_program_ends(self):
+        """It was waited for already: the signal counts all the same."""
+        def reaped(pid, options):
+            os.waitpid(pid, options)
+            raise lm.Interrupted(signal.SIGINT)
+        invocation = lm.Invocation(["true"], {}, False, unittest.mock.Mock())
+        invocation.program = "/bin/true"
+        with unittest.mock.patch.object(lm, "posix", wraps=lm.posix) as mocked:
+            mocked.waitpid = reaped
+            with self.assertRaises(lm.Interrupted):
+                invocation.spawn(["true"], {})
+
     def test_signal_to_the_client_alone(self):
         """As make ends its children: the compiler that runs here, as a child of the client, ends, too."""
         class Failing(FaultyPeer):
