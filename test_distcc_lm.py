@@ -9851,7 +9851,7 @@ class Interrupts(FarmCase):
                 self.read_job(sock)
                 sock.sendall(lm.encode_reply(1 << 8, b"x.c:1:1: error: no\n", b"", 0))
         daemon = self.farm.submitter(self.farm.add(Failing()))
-        self.sources.make(loops(300), "x.c")
+        self.sources.make(SLOW_SOURCE, "x.c")                   # not yet assembled when the signal comes
         for number in (signal.SIGTERM, signal.SIGINT):
             process = subprocess.Popen([program(), "cc", "gcc", "-O2", "-c", "x.c"], cwd=self.sources.folder,
                                        env=dict(environment(daemon.socket), DISTCC_LM_CARETS="1"))
