@@ -8960,6 +8960,14 @@ class ClientCommand(ClientCase):
             direct = run(["/usr/bin/env", "-0"], folder, env)
             self.assertEqual(sorted(done.out.split(b"\0")), sorted(direct.out.split(b"\0")))
 
+    def test_script_without_a_first_line(self):
+        """sh runs it, as sh and make do: by path and by name, its arguments and status as they are."""
+        folder = new_folder()
+        write(folder + "/gcc", 'echo "$# $*"\nexit 3\n', 0o755)
+        for name in (folder + "/gcc", "gcc"):
+            done = cc(self.sock, name, "-c", "x y.c", cwd=folder, env={"PATH": folder + ":" + PATH})
+            self.assertEqual(done[:3], (3, b"2 -c x y.c\n", b""))
+
     def test_signals_reach_the_compiler(self):
         """What Python ignores is not ignored in the compiler, what the caller ignores still is. 32 and 33 are libc's
         own: it ignores them in children, where it has ever used them."""
