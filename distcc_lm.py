@@ -1197,7 +1197,7 @@ LOCAL_REASONS = {
     # from the environment, and from the preprocessed text
     "environment": "an environment variable changes what the compiler is or does",
     "incbin": "the assembler would read a file that stays here (.incbin, .include)",
-    "target-pragma": "#pragma GCC target or optimize changes macros in both stages",
+    "target-pragma": "#pragma GCC target or optimize changes macros in one stage only",
     "place": "a builtin function for lines, columns or file names: those of preprocessed text are others",
     "include-warning": "clang warns of it only in an included file, and preprocessed text is one file",
     "no-line-markers": "the preprocessed source does not say of which file it was made",
@@ -2172,18 +2172,26 @@ def _in_system_header(text, at):
     return line[:2] == b"# " and b"3" in line.rpartition(b'"')[2].split()
 
 
-def _gcc_pragma(text, mode):
-    """The reason by which a #pragma GCC keeps the text here, or None. gcc's intrinsics have hundreds of "GCC target",
-    each undone by a pop: those of system headers do not count. Plain -E writes every pragma, _Pragma too, in one form,
-    so that a longer and quicker needle will do; in a source it may be the word of a macro that makes a pragma of it."""
-    needle = b"#pragma GCC " if mode == "plain" else b"GCC "
+def _in_compilers_folder(text, at):
+    """Whether the line at this offset is of gcc's own headers: .../gcc/TARGET/VERSION/include/NAME."""
+    marker = text.rfind(b"\n# ", 0, at) + 1
+    folders = bytes(text[marker:text.find(b"\n", marker)]).partition(b'"')[2].split(b"/")
+    return folders[-2:-1] == [b"include"] and folders[-5:-4] == [b"gcc"]
+
+
+def _gcc_pragma(text):
+    """The reason by which a #pragma GCC keeps the text of plain -E here, or None. It has every
+    pragma, _Pragma too, in this one form. gcc's own intrinsics have hundreds of "GCC target", each
+    undone by a pop, with no #if that would see it; of other headers, the system's too, this cannot
+    be known."""
+    needle = b"#pragma GCC "
     at = text.find(needle)
     while at >= 0:
         at += len(needle)
         word = text[at:at + 6]
         if word == b"pch_pr":
             return "pch"
-        if word in (b"target", b"optimi") and not _in_system_header(text, at):
+        if word in (b"target", b"optimi") and not _in_compilers_folder(text, at):
             return "target-pragma"
         at = text.find(needle, at)
     return None
@@ -2240,7 +2248,7 @@ def content_refusal(text, command, mode="plain", first=True):
     directive = _assembler_reads(text)
     if directive:
         return "incbin", directive
-    reason = _gcc_pragma(text, mode) if command.family == "gcc" else None
+    reason = _gcc_pragma(text) if command.family == "gcc" and mode == "plain" else None
     if reason:
         return reason, "#pragma GCC"
     if mode == "plain" and not command.preprocessed:
@@ -2266,14 +2274,26 @@ DIRECTIVES_ONLY_PRAGMAS = (b"push_macro", b"pop_macro", b"redefine_extname", b"m
 DIRECTIVES_ONLY_MACROS = (b"__TIME__", b"__DATE__", b"__TIMESTAMP__", b"__BASE_FILE__", b"__INCLUDE_LEVEL__")
 
 
+def _odd_pragma(text, at):
+    """Whether the pragma, or _Pragma, whose "ragma" begins here is one of these, one that changes
+    macros in one stage, or not to be told: of a macro's making, or with a comment in it."""
+    word = text[at + 5:at + 80].lstrip(b" \t(")
+    if text[at - 2:at] == b"_P" and word[:1] != b'"' and not word.startswith(b"#message)"):
+        return True                                         # and glibc's cdefs.h makes messages
+    word = word.lstrip(b'" \t')
+    if word[:3] == b"GCC" and word[3:4].isspace():
+        word = word[3:].lstrip(b" \t")
+        return word.startswith((b"target", b"optimize", b"pch_pre", b"/", b"\\"))
+    return word.startswith((*DIRECTIVES_ONLY_PRAGMAS, b"/", b"\\", b"GCC/", b"GCC\\"))
+
+
 def directives_only_refusal(text):
     """What in a source file or header may compile to something else by -fdirectives-only than after plain -E, or b"".
     Comments count, too. About 2 ms for a MB that has none of it."""
     at = text.find(b"ragma")
     while at >= 0:
-        word = text[at + 5:at + 40].lstrip(b' \t("')
-        if word.startswith(DIRECTIVES_ONLY_PRAGMAS):
-            return word.split()[0]
+        if _odd_pragma(text, at):
+            return bytes(text[at:at + 40].splitlines()[0])
         at = text.find(b"ragma", at + 5)
     for macro in DIRECTIVES_ONLY_MACROS:
         if text.find(macro) >= 0:
@@ -2284,7 +2304,7 @@ def directives_only_refusal(text):
 def unremarkable(text):
     """Whether a source file or header may go through -fdirectives-only unseen: it has nothing that the functions above
     look for."""
-    return not (directives_only_refusal(text) or _assembler_reads(text) or _gcc_pragma(text, "directives"))
+    return not (directives_only_refusal(text) or _assembler_reads(text))
 
 
 # -- the server's table ------------------------------------------------------------------------------------------------

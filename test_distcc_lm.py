@@ -1504,6 +1504,9 @@ COMPILER_NAMES = {
 }
 
 
+OWN_HEADER = b"/usr/lib/gcc/x86_64-linux-gnu/12/include/xmmintrin.h"
+
+
 def analyzed(line, environ=None, read=None):
     compiler, *args = shlex.split(line)
     family, cxx = lm.family_of(compiler)
@@ -1604,8 +1607,10 @@ class Commands(unittest.TestCase):
         for text, command, wanted in (
                 (b"", gcc, None), (pragma, gcc, "target-pragma"), (pragma, clang, None),
                 (pragma.replace(b"target", b"optimize"), gcc, "target-pragma"),
-                (b'# 1 "t.c"\n# 1 "x.h" 1 3 4\n' + pragma[10:], gcc, None),
-                (b'# 1 "t.c"\n# 1 "x.h" 1 3 4\nint y;\n# 2 "t.c" 2\n' + pragma[10:], gcc, "target-pragma"),
+                (b'# 1 "t.c"\n# 1 "x.h" 1 3 4\n' + pragma[10:], gcc, "target-pragma"),
+                (b'# 1 "t.c"\n# 1 "%s" 1 3 4\n' % OWN_HEADER + pragma[10:], gcc, None),
+                (b'# 1 "t.c"\n# 1 "%s" 1 3 4\nint y;\n# 2 "t.c" 2\n' % OWN_HEADER + pragma[10:],
+                 gcc, "target-pragma"),
                 (b'#pragma GCC diagnostic push\nGCC tar', gcc, None),
                 (b"int a = __builtin_LINE();", gcc, "place"), (b"f(__builtin_FILE());", clang, "place"),
                 (b"#pragma pack(1)\n", clang, "include-warning"), (b"#pragma pack(1)\n", gcc, None),
@@ -1624,10 +1629,25 @@ class Commands(unittest.TestCase):
             with self.subTest(text):
                 found = lm.content_refusal(text, command)
                 self.assertEqual(found and found[0], wanted)
-                if wanted not in ("place", "include-warning"):      # of plain -E alone
-                    found = lm.content_refusal(text.replace(b"#pragma", b" #  pragma"), command, "directives")
-                    self.assertEqual(found and found[0], wanted)
-        self.assertFalse(lm.unremarkable(b'#define DO(x) _Pragma(#x)\nDO(GCC target("avx2"))\n'))
+    def test_odd_files(self):
+        """What has a file or header not go through -fdirectives-only, and what does not."""
+        for text, odd in (
+                (b'#define DO(x) _Pragma(#x)\n', True), (b"#define DO(x) _Pragma (x)", True),
+                (b'# define w1(message) _Pragma (#message)\n', False),
+                (b'_Pragma("GCC ivdep")', False), (b"pragmatic", False), (b"#pragma once\n", False),
+                (b'#pragma GCC target("avx2")', True), (b'#pragma GCC\ttarget("avx2")', True),
+                (b'#\tpragma GCC  optimize("O3")', True), (b"#pragma\tredefine_extname a b", True),
+                (b'_Pragma("GCC target(\\"avx2\\")")', True), (b"", False),
+                (b'_Pragma ( "GCC\ttarget(\\"avx2\\")")', True),
+                (b'#pragma GCC/**/target("avx2")', True), (b'#pragma GCC \\\ntarget("avx2")', True),
+                (b'#pragma /* GCC */ GCC target("avx2")', True),
+                (b"#pragma/**/redefine_extname a b", True), (b'#pragma/* */push_macro("X")', True),
+                (b"#pragma \\\n  redefine_extname a b", True),
+                (b'_Pragma("push_macro(\\"X\\")")', True),
+                (b'#pragma GCC diagnostic ignored "-Wall"', False),
+                (b"#pragma GCC visibility push(hidden)", False)):
+            with self.subTest(text):
+                self.assertEqual(lm.unremarkable(text), not odd)
 
     def test_bars(self):
         for line, barred in (("gcc -c t.c", False), ("gcc -g3 -c t.c", True), ("gcc -gdwarf-3 -c t.c", False),
@@ -11077,6 +11097,13 @@ class BothWaysThroughFarm(BlindFarm):
 # -- sources that bear no splitting, or look as if they did not
 
 X_IS_1 = "#define X 1\n"
+IN_SIMD = """#pragma GCC push_options
+#pragma GCC target("avx2")
+#ifdef __AVX2__
+int a = 1;
+#endif
+int c;
+"""
 # (where, command lines, files): "gcc|clang" in a line stands for two lines; "remote|messages" for gcc and for clang.
 # The source is a.c unless the line names another. What is told apart by a name of Case.prepare comes further down.
 CONTENT_ROWS = (
@@ -11116,6 +11143,33 @@ CONTENT_ROWS = (
     (None, "gcc -c a.c", {"a.c": '_Pragma("GCC target(\\"avx2\\")")\n#ifdef __AVX2__\nint a = 1;\n#endif\n'}),
     (None, "gcc -c a.c", {"a.c": '#include "h.h"\n#ifdef __OPTIMIZE__\nint a = 1;\n#endif\n',
      "h.h": '#pragma GCC optimize("O3")\n'}),
+    ("target-pragma|remote", "gcc|clang -isystem sys -c a.c",
+     {"a.c": "#include <simd.h>\n", "sys/simd.h": IN_SIMD}),
+    ("target-pragma|remote", "gcc|clang -O1 -isystem sys -c a.c",
+     {"a.c": "#include <s.h>\n#include <i.h>\n",
+      "sys/s.h": '#pragma GCC push_options\n#pragma GCC optimize("O3")\n',
+      "sys/i.h": "#ifdef __OPTIMIZE__\nint a;\n#endif\n#pragma GCC pop_options\n"}),
+    ("target-pragma|remote", "gcc|clang -c a.c", {"a.c": IN_SIMD.replace("GCC t", "GCC\tt")}),
+    ("target-pragma|remote", "gcc|clang -isystem sys -c a.c",
+     {"a.c": "#include <simd.h>\n", "sys/simd.h": IN_SIMD.replace("GCC t", "GCC  t")}),
+    ("target-pragma|remote", "gcc|clang -c a.c",
+     {"a.c": IN_SIMD.replace('#pragma GCC target("avx2")', '_Pragma("GCC\ttarget(\\"avx2\\")")')}),
+    ("target-pragma|remote", "gcc|clang -isystem sys -c a.c",
+     {"a.c": "#include <simd.h>\n", "sys/simd.h": "#define DO_PRAGMA(x) _Pragma(#x)\n" +
+      IN_SIMD.replace('#pragma GCC target("avx2")', 'DO_PRAGMA(GCC target("avx2"))')}),
+    ("target-pragma|remote", "gcc|clang -c a.c",
+     {"a.c": IN_SIMD.replace("GCC t", "/**/GCC/* */t")}),
+    ("target-pragma|remote", "gcc|clang -c a.c",
+     {"a.c": IN_SIMD.replace("GCC t", "GCC \\\n t")}),
+    ("remote", "gcc|clang -c a.c",
+     {"a.c": "#define DO_PRAGMA(x) _Pragma(#x)\n" + X_IS_1 + 'DO_PRAGMA(push_macro("X"))\n'
+      '#undef X\n#define X 2\nint a = X;\nDO_PRAGMA(pop_macro("X"))\nint b = X;\n'}),
+    ("remote", "gcc|clang -c a.c", {"a.c": "#pragma/**/redefine_extname before after\n"
+     "int before(void);\nint f(void) { return before(); }\n"}),
+    ("remote", "gcc|clang -c a.c", {"a.c": "#pragma \\\nredefine_extname before after\n"
+     "int before(void);\nint f(void) { return before(); }\n"}),
+    ("remote", "gcc|clang -O2 -c a.cc", {"a.cc": "#include <immintrin.h>\n#include <x86intrin.h>\n"
+     "#include <string>\n#include <random>\nstd::string f() { return std::string(3, 'x'); }\n"}),
     ("remote", "gcc|clang -O2 -mavx2 -c a.c", {"a.c": "#include <immintrin.h>\n__m256i f(__m256i a) {"
      " return _mm256_add_epi8(a, a); }\n"}),
     (None, "TIME=1 gcc|clang -c a.c", {"a.c": "const char *f = __TIME__ __DATE__;\n"}),
