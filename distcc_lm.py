@@ -335,7 +335,7 @@ REASONS = {
     "remembered": "this file with these flags went wrong remotely before",
     "preprocessor": "the preprocessor failed; done again here for its messages",
     "environment": "an environment variable changes what the compiler does",
-    "output-special": "the output is no regular file",
+    "output-special": "the output is not replaced, but written into: a link, a device, or with a mode of its own",
     "compiler-script": "the compiler is a script or cannot be identified",
     "directives-only": "the source does not bear -fdirectives-only",
     "long-command": "the command line is too long to send",
@@ -1145,7 +1145,7 @@ LOCAL_REASONS = {
     "stdin": "the source comes from standard input",
     "stdout": "the output or the dependencies go to standard output",
     "two-outputs": "-o is given twice, an error in gcc",
-    "same-file": "the output is the source",
+    "same-file": "the source, the output or the dependency file are the same file",
     "missing-value": "the last option lacks its value",
     # what cannot be sent
     "suffix": "the suffix says no language that is sent",
@@ -9045,24 +9045,49 @@ class NewFile:
                 pass
 
 
-def regular_or_absent(path):
-    """Whether a file may be put in place by rename, and nobody can tell: devices, links and fifos are written through,
-    and so is, in some cases, a file with a mode or a second name of its own: by the compiler itself."""
+def found_at(path, look=posix.stat):
+    """What stat says of a path; None where there is nothing."""
     try:
-        found = posix.lstat(path)
+        return look(path)
     except OSError:
+        return None
+
+
+def regular_or_absent(path, unlinked=False):
+    """Whether a file may be put in place by rename, and nobody can tell: devices, links and fifos
+    are written through, by the compiler itself, and so is a file with a mode or a second name of
+    its own, unless the compiler would unlink it first."""
+    found = found_at(path, posix.lstat)
+    if found is None:
+        return True
+    if found.st_mode & 0o170000 != 0o100000 or not posix.access(path, posix.W_OK):
+        return False
+    if unlinked and found.st_size:                  # gas writes into an empty one
         return True
     umask = posix.umask(0o77)
     posix.umask(umask)
-    return found.st_mode == 0o100666 & ~umask and found.st_nlink == 1 and posix.access(path, posix.W_OK)
+    return found.st_mode == 0o100666 & ~umask and found.st_nlink == 1
 
 
 def readable_twice(path):
     """False for a fifo or a device, which the preprocessor would leave empty for a second look."""
-    try:
-        return posix.stat(path).st_mode & 0o170000 == 0o100000
-    except OSError:
-        return True
+    found = found_at(path)
+    return found is None or found.st_mode & 0o170000 == 0o100000
+
+
+def check_files(command):
+    """RunLocally where the files that are there keep the command here. gcc refuses to write over
+    its source, by whatever name; what else would be lost is for the compiler to lose."""
+    if not readable_twice(command.source):
+        raise RunLocally("stdin", command.source)
+    found = [found_at(path) for path in (command.source, command.output, command.depfile or "")]
+    files = [(each.st_dev, each.st_ino) for each in found if each]
+    if len(set(files)) < len(files):
+        raise RunLocally("same-file", command.output)
+    # gas unlinks an old object, clang renames a new one; gcc writes into an old file of assembler.
+    unlinked = command.family == "clang" or command.assemble == "-c"
+    if not regular_or_absent(command.output, unlinked):
+        raise RunLocally("output-special", command.output)
 
 
 class Signals:
@@ -9561,12 +9586,9 @@ class Client:
         watched = {name: invocation.variable(name) for name in WATCHED_VARIABLES if name.encode() in self.environ}
         try:
             command = analyze(invocation.words[1:], invocation.family, invocation.cxx, watched, read_at_file)
+            check_files(command)
         except RunLocally as refusal:
             return self.local(refusal.name, refusal.detail, refusal.heavy)
-        if not readable_twice(command.source):
-            return self.local("stdin", command.source)
-        if not regular_or_absent(command.output):
-            return self.local("output-special", command.output)
         self.command, self.text = command, SourceText(invocation, command, lambda keys: self.link.ask_about(keys))
         return self.run_farm()
 

@@ -11383,6 +11383,30 @@ def with_old_outputs(folder):
     os.mkdir(folder + "/folder.o")
 
 
+def with_one_file_by_two_names(folder):
+    """The source and a header by other names, in folders that have two themselves."""
+    for target, name in (("a.c", "soft.c"), ("sub", "way"), (".", "here")):
+        os.symlink(target, folder + "/" + name)
+    write(folder + "/sub/b.c", "int x;\n")
+    os.link(folder + "/a.c", folder + "/hard.c")
+    os.link(folder + "/h.h", folder + "/hard.h")
+
+
+def with_group_outputs(folder):
+    """Outputs that another umask made."""
+    for kind in "ods":
+        write(folder + "/a." + kind, "old", 0o664)
+
+
+def with_default_acl(folder):
+    """Whatever is made here may be written by the group, the umask notwithstanding."""
+    entries = ((1, 7), (4, 7), (16, 7), (32, 5))            # the owner, the group, the mask, others
+    os.setxattr(folder, "system.posix_acl_default", struct.pack("<I", 2) + b"".join(
+        struct.pack("<HHI", tag, permissions, 0xffffffff) for tag, permissions in entries))
+    for kind in "ods":
+        write(folder + "/a." + kind, "old")
+
+
 def owned_by_other(folder):
     for name in os.listdir(folder):
         os.chown(folder + "/" + name, OTHER_UID, OTHER_UID, follow_symlinks=False)
@@ -11415,9 +11439,25 @@ PLACE_ROWS = (
                                "gcc|clang -c a.c -o dangling.o", "gcc|clang -MMD -MF link.d -c a.c",
                                "PWD=$PWD/way gcc|clang -g -c ../a.c",
                                "PWD=$PWD/here gcc|clang -g -c a.c", "gcc|clang -g -MMD -c way/../a.c")),
-    (with_old_outputs, False, None, ("gcc|clang -MMD -c a.c", "gcc|clang -S a.c", "gcc|clang -c a.c -o read-only.o",
-                                     "gcc|clang -c a.c -o empty.o", "gcc|clang -c a.c -o program.o",
-                                     "gcc|clang -c a.c -o hard.o -MMD", "gcc|clang -S a.c -o hard.s",
+    (with_one_file_by_two_names, False, None, (
+        "gcc|clang -c a.c -o ./a.c", "gcc|clang -c ./a.c -o a.c", "gcc|clang -c a.c -o $PWD/a.c",
+        "gcc|clang -c a.c -o sub/../a.c", "gcc|clang -c here/a.c -o a.c", "gcc|clang -S a.c -o ./a.c",
+        "gcc|clang -c way/b.c -o sub/b.c", "gcc|clang -c soft.c -o a.c", "gcc|clang -c a.c -o soft.c",
+        "gcc|clang -c a.c -o hard.c", "gcc|clang -MMD -MF ./a.c -c a.c", "gcc|clang -MMD -MF soft.c -c a.c",
+        "gcc|clang -MMD -MF hard.c -c a.c", "gcc|clang -Wp,-MMD,./a.c -c a.c",
+        "DEPENDENCIES_OUTPUT=./a.c gcc -c a.c", "gcc|clang -MMD -MF way/b.c -c a.c -o sub/b.c",
+        "gcc|clang -MMD -MF ./x.o -c a.c -o x.o", "gcc|clang -MMD -MF hard.h -c a.c",
+        "gcc|clang -c a.c -o ./h.h", "gcc|clang -c a.c -o hard.h", "gcc|clang -gsplit-dwarf -c a.c -o x.c")),
+    (with_one_file_by_two_names, False, "same-file", (
+        "gcc|clang -c a.c -o $PWD/a.c", "gcc|clang -MMD -MF a.c -c $PWD/a.c",
+        "gcc|clang -MMD -MF way/b.c -o sub/b.c -c $PWD/a.c")),
+    (with_group_outputs, False, "remote", ("gcc|clang -MMD -c a.c", "clang -S a.c")),
+    (with_default_acl, False, "remote", ("gcc|clang -MMD -c a.c", "clang -S a.c")),
+    (with_group_outputs, False, None, ("gcc -S a.c",)), (with_default_acl, False, None, ("gcc -S a.c",)),
+    (with_old_outputs, False, "remote", ("gcc|clang -MMD -c a.c", "gcc|clang -c a.c -o program.o",
+                                         "gcc|clang -c a.c -o hard.o -MMD")),
+    (with_old_outputs, False, None, ("gcc|clang -S a.c", "gcc|clang -c a.c -o read-only.o",
+                                     "gcc|clang -c a.c -o empty.o", "gcc|clang -S a.c -o hard.s",
                                      "gcc|clang -c a.c -o folder.o", "gcc|clang -c absent.c -o a.o",
                                      "gcc|clang -c a.c -DX= -o a.o -MMD", "gcc|clang -c a.c -MMD -MF folder.o")),
     (None, False, None, ("gcc|clang -x c -c /dev/null -o n.o", "gcc|clang -c a.c -o /dev/null",
