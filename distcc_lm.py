@@ -1358,7 +1358,7 @@ OPTIONS.update((option, (verdict, 1)) for table in (
           " -isysroot --sysroot -imultilib -imultiarch -cxx-isystem -stdlib++-isystem -iframework -iwithsysroot"
           " -iframeworkwithsysroot -ivfsoverlay -gcc-toolchain --gcc-toolchain"),
     _rows(FIRST, "-L -l -u -z -T -e -R -Xlinker -framework -weak_framework -rpath"),
-    _rows(BOTH, "--param -target -G"),
+    _rows(BOTH, "--param --std -target -G"),
     _rows("pch", "-include-pch"),
     _rows("side-file", "-aux-info -MJ -serialize-diagnostics -index-store-path -dumpbase -dumpbase-ext -dumpdir"
           " -dependency-file -dependency-dot -foptimization-record-file"),
@@ -1489,13 +1489,13 @@ PREPROCESSOR_VALUES = frozenset(("-D", "-U", "-I", "-A", "-include", "-imacros",
 PREPROCESSOR_WORDS = ("-D", "-U", "-I", "-A", "-i", "-undef", "-nostdinc", "-remap")
 
 
-def bad_assembler_word(words):
+def bad_assembler_word(words, table=ASSEMBLER_WORDS):
     """The first of the assembler's words that is not in the table, or None. --defsym takes the next word."""
     skip = False
     for word in words:
         if skip:
             skip = False
-        elif not word.startswith(ASSEMBLER_WORDS) or "/" in word:
+        elif not word.startswith(table) or "/" in word:
             return word
         else:
             skip = word == "--defsym"
@@ -2310,24 +2310,24 @@ def unremarkable(text):
 # -- the server's table ------------------------------------------------------------------------------------------------
 # An allow-list by shape. What has no shape here is refused by name, whether or not it would do harm. A job of a client
 # of ours always passes; real distcc clients also send options that are without use after preprocessing: these are left
-# out.
+# out. distcc 3.4 sends as they stand joined values (-includex.h, -iquoted, -oa.o), long spellings, and the linker's.
 
 SERVED_FLAGS = frozenset(
     "-w -W -ansi -pedantic -pedantic-errors -pipe -pthread -pthreads -p -pg -trigraphs -Qn -Qy -Qunused-arguments"
-    " -EL -EB -no-integrated-as -integrated-as -traditional-cpp -fpreprocessed -fdirectives-only".split())
+    " -EL -EB -no-integrated-as -integrated-as -traditional-cpp -fpreprocessed -fdirectives-only"
+    # a client of ours keeps these, whose result is not quite the same, but distcc sends them
+    " -dA -dp -dP -emit-llvm -fprofile-instr-generate -fcoverage-mapping -Wdocumentation -Weverything".split())
 # May take a "/" in their value only where PATHS_IN_VALUE says that it is text.
 SERVED_BEGINNINGS = ("-O", "-f", "-m", "-g", "-G", "-W", "-std=", "--std=", "--param=", "--target=")
-SERVED_WITH_VALUE = frozenset(("--param", "-target", "-arch", "-G"))
-UNUSED_FLAGS = frozenset(
-    "-s -r -rdynamic -static -static-libgcc -static-libstdc++ -shared -shared-libgcc -pie -no-pie -nopie -nostdlib"
-    " -undef -nodefaultlibs -nostartfiles -nostdinc -nostdinc++ -remap -symbolic -pass-exit-codes -fworking-directory"
-    " -fno-working-directory -fcanonical-system-headers -fno-canonical-system-headers -no-canonical-prefixes"
-    " -fverbose-asm".split())
+SERVED_WITH_VALUE = frozenset(("--param", "--std", "-target", "-arch", "-G"))
+# Verdicts of the client's table on what stage 1 alone is told, or nobody after it: the compiler never sees it.
+UNUSED_VERDICTS = frozenset((FIRST, NEITHER, "on_output", "on_joined_output", "on_verbose_asm", "on_dependency_flag",
+                             "on_depfile", "on_joined_depfile", "on_target", "on_joined_target"))
+# The same, where it would be a reason to compile at home. -Xpreprocessor: distcc 3.4 takes away the word behind it.
 # -fverbose-asm would quote lines of any file that a line marker names; in the text of -S only, so it is no loss.
-UNUSED_BEGINNINGS = ("--sysroot=", "-stdlib=", "-Wl,", "-fuse-ld=", "-finput-charset=", "--gcc-toolchain=",
-                     "-mlinker-version=", "-flinker-output=", "-static-", "-nostdlib")
-UNUSED_WITH_VALUE = frozenset(("-iquote", "-isysroot", "--sysroot", "-imultilib", "-imultiarch", "-z", "-Xlinker",
-                               "-iframework", "-cxx-isystem", "-gcc-toolchain"))
+UNUSED_FLAGS = frozenset("-P -C -CC -no-integrated-cpp -v -H -Q -time -Xpreprocessor".split())
+OBJECTIVE_C = {"-ObjC": "objective-c", "-ObjC++": "objective-c++"}
+SERVED_ASSEMBLER_WORDS = ("-g", "--gen-debug", "--gdwarf-", "--statistics")     # name the job's folder, or talk
 # Without sources a compiler quotes no lines; with a line marker as bait it would quote those of any file it may read.
 NO_CARETS = {"gcc": "-fno-diagnostics-show-caret", "clang": "-fno-caret-diagnostics"}
 
@@ -2343,7 +2343,7 @@ def _refused_beginning(word):
     if "/" in word and not word.startswith(PATHS_IN_VALUE):
         return "a path in the value"
     if word.startswith("-Wa,"):
-        bad = bad_assembler_word(word.split(",")[1:])
+        bad = bad_assembler_word(word.split(",")[1:], ASSEMBLER_WORDS + SERVED_ASSEMBLER_WORDS)
         return None if bad is None else f"assembler option {bad}"
     if word.startswith(("-Wp,", "-mllvm=")):
         return "options for the preprocessor or LLVM itself"
@@ -2365,7 +2365,16 @@ def _check_value(option, value):
 
 
 SERVED_VALUES = SERVED_WITH_VALUE | {"-Xclang", "-mllvm", "-Xassembler", "-fdebug-compilation-dir"}
-_TAKES_VALUE = SERVED_VALUES | UNUSED_WITH_VALUE | {"-o", "-x"}
+
+
+def _verdict(word):
+    """(verdict of the client's tables, number of words that are its value)."""
+    if word in OPTIONS:
+        return OPTIONS[word]
+    verdict, beginnings, rows = FAMILIES.get(word[1:2], ("option", (), ()))
+    if word.startswith(beginnings):
+        verdict = next(row for beginning, row in rows if word.startswith(beginning))
+    return verdict, 0
 
 
 def _served_language(source, given, cxx):
@@ -2388,34 +2397,36 @@ def serve_args(args, family, cxx=False):
     folder; it appends -o itself. The name is the source's with .i or the like: only then does clang take the source's
     name for the debug information from the first line marker (gcc always does). cxx: the compiler is a C++ driver.
     RefusedArgument names what is not served."""
-    result, sources, language, stop, words = [], [], None, "", iter(args)
+    result, sources, language, stop, words = [], [], None, "", iter(_shorten(args))
     for word in words:
         if "\0" in word:
             raise RefusedArgument(word, "holds a NUL byte")
+        verdict, values = _verdict(word)
+        value = next(words, "\0") if values and word not in UNUSED_FLAGS else ""
+        if "\0" in value:
+            raise RefusedArgument(word, "lacks its value")
         if word[:1] != "-":
             sources.append(word)
         elif word in ("-c", "-S"):
             stop = "-S" if "-S" in (stop, word) else "-c"
-        elif word in _TAKES_VALUE:
-            value = next(words, None)
-            if value is None or "\0" in value:
-                raise RefusedArgument(word, "lacks its value")
-            if word == "-x":
-                language = value
-            elif word in SERVED_VALUES:
-                _check_value(word, value)
-                result += (word, value)
-        elif word in UNUSED_FLAGS or word.startswith(UNUSED_BEGINNINGS):
-            continue
+        elif word in OBJECTIVE_C:
+            language = OBJECTIVE_C[word]
+        elif verdict in ("on_language", "on_joined_language"):
+            language = value or word[2:]
+        elif word in SERVED_VALUES:
+            _check_value(word, value)
+            result += (word, value)
         elif word in SERVED_FLAGS:
             result.append(word)
+        elif verdict in UNUSED_VERDICTS or word in UNUSED_FLAGS:
+            continue
         elif word.startswith(SERVED_BEGINNINGS):
             why = _refused_beginning(word)
             if why or word in OPTIONS and OPTIONS[word][0] in LOCAL_REASONS:
                 raise RefusedArgument(word, why or LOCAL_REASONS[OPTIONS[word][0]])
             result.append(word)
         else:
-            raise RefusedArgument(word, "not in the table")
+            raise RefusedArgument(word, LOCAL_REASONS.get(verdict, "not in the table"))
     if not stop or len(sources) != 1:
         raise RefusedArgument(sources[1] if len(sources) > 1 else "-c", "one source and -c or -S are served")
     name = basename(sources[0])

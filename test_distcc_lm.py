@@ -1675,9 +1675,9 @@ SERVED = """
 --param max-inline-insns-single=9 --param=ssp-buffer-size=4 -c t.c | ok
 -c ../../etc/t.c                        | ok
 -c /abs/t.c                             | ok
--MD -c t.c                              | table
--MF x -c t.c                            | table
--E t.c                                  | table
+-MD -c t.c                              | ok
+-MF x -c t.c                            | ok
+-E t.c                                  | preprocesses
 -c t.c u.c                              | source
 t.c                                     | source
 -c                                      | source
@@ -1691,25 +1691,25 @@ t.c                                     | source
 -x f77 -c t.c                           | language
 -fplugin=x -c t.c                       | plug-in
 -fplugin=/x.so -c t.c                   | plug-in
--specs=x -c t.c                         | table
---specs=x -c t.c                        | table
--wrapper x -c t.c                       | table
--B. -c t.c                              | table
--include x -c t.c                       | table
--includex -c t.c                        | table
--imacros x -c t.c                       | table
--I. -c t.c                              | table
--idirafter x -c t.c                     | table
--iplugindir=x -c t.c                    | table
+-specs=x -c t.c                         | specs
+--specs=x -c t.c                        | specs
+-wrapper x -c t.c                       | runs another
+-B. -c t.c                              | parts
+-include x -c t.c                       | ok
+-includex -c t.c                        | ok
+-imacros x -c t.c                       | ok
+-I. -c t.c                              | ok
+-idirafter x -c t.c                     | ok
+-iplugindir=x -c t.c                    | plug-in
 -Wp,-MD,x -c t.c                        | preprocessor
--Xpreprocessor -MD -c t.c               | table
+-Xpreprocessor -MD -c t.c               | ok
 -Wa,-adhln=x -c t.c                     | assembler
 -Wa,-I/etc -c t.c                       | path
 -Wa,--MD=x -c t.c                       | assembler
 -Xassembler -al -c t.c                  | table of values
 -fdump-tree-all -c t.c                  | dump
 -fdump-tree-all=/tmp/x -c t.c           | dump
--save-temps -c t.c                      | table
+-save-temps -c t.c                      | -save-temps
 -fprofile-use=/x -c t.c                 | profiles
 -fauto-profile=x -c t.c                 | profiles
 -fprofile-generate -c t.c               | profiles
@@ -1730,10 +1730,10 @@ t.c                                     | source
 -fdiagnostics-generate-patch -c t.c     | messages
 -fbasic-block-sections=list=x -c t.c    | read a
 -march=native -c t.c                    | processor
--dumpdir x -c t.c                       | table
--dumpbase x -c t.c                      | table
--aux-info x -c t.c                      | table
--T x -c t.c                             | table
+-dumpdir x -c t.c                       | further file
+-dumpbase x -c t.c                      | further file
+-aux-info x -c t.c                      | further file
+-T x -c t.c                             | ok
 -fnew=/etc/passwd -c t.c                | path
 -mnew=/etc/passwd -c t.c                | path
 -Wnew=/etc/passwd -c t.c                | path
@@ -1744,11 +1744,32 @@ t.c                                     | source
 -fpch-preprocess -c t.c                 | pre
 -ftest-coverage --coverage -c t.c       | profiles
 -fdiagnostics-format=sarif-file -c t.c  | messages
--v -c t.c                               | table
--### -c t.c                             | table
--emit-llvm -c t.c                       | table
--cc1 -c t.c                             | table
+-v -c t.c                               | ok
+-### -c t.c                             | steps
+-emit-llvm -c t.c                       | ok
+-cc1 -c t.c                             | parts
 -fembed-bitcode -c t.c                  | command line
+-oa.o -c t.c                            | ok
+-c t.c -o                               | value
+-xc -c t                                | ok
+-x                                      | value
+-ObjC -c t.c                            | ok
+-iquote. -idirafter. -isysroot/ -imacrosx -includex -c t.c | ok
+-A a=b -Aa=b -F. -F . -iprefix . -nolibc -n -N -t -u s -us -T x -Tx -e main -L. -l m -z now -c t.c | ok
+--output=x --include=x --define-macro=X --language=c --std c99 --pedantic --ansi --debug --pipe -c t.c | ok
+--prefix=/x -c t.c                      | parts
+--save-temps -c t.c                     | -save-temps
+--write-dependencies -MFx -MTx -c t.c   | ok
+-v -H -Q -time --verbose -P -C -CC -c t.c | ok
+-dA -dp -S t.c                          | ok
+-da -c t.c                              | dumps
+-Wa,-g,--gdwarf-4,--statistics -c t.c   | ok
+-Wa,-g/x -c t.c                         | path
+-Wa,-I. -c t.c                          | assembler
+-Xpreprocessor -O2 -c t.c               | ok
+-rtlib=x --rtlib=x -unwindlib=x -nobuiltininc -c t.c | ok
+-fprofile-instr-generate -fcoverage-mapping -Weverything -c t.c | ok
+-fprofile-instr-generate=x -c t.c       | profiles
 """
 
 
@@ -6707,6 +6728,57 @@ class TableOff(ServerCase):
         self.nothing_left()
 
 
+# ~: the object is not that of the compiler alone, nor with distccd: no line markers, another folder, no macros
+DISTCC_SENDS = """
+gcc -oa.o -c a.c
+gcc -c a.c -oout/a.o -O2
+gcc -c 's p.c' '-os p.o'
+gcc -c a.c -ox
+gcc -S a.c -oa.s
+gcc -c -S a.c -o a.s
+g++ -oa.o -c a.cc
+gcc -c $PWD/a.c -o$PWD/out/a.o -g
+/usr/bin/gcc -c a.c
+cc -c a.c
+c++ -c a.cc
+gcc -x c -c a.c
+g++ -x c++ -c a.cc
+~gcc -c p.i
+~g++ -c p.ii
+gcc --std=c99 --pedantic -c a.c
+gcc --std c99 --ansi -c a.c
+~gcc --output=a.o -c a.c
+gcc --include=h.h --define-macro=X --include-directory=. -c a.c
+gcc --all-warnings --extra-warnings --no-warnings --debug --pipe --optimize -c a.c
+gcc --language=c -c a.c
+gcc -includeh.h -imacrosh.h -include h.h -imacros h.h -c a.c
+gcc -iquote. -iquote . -idirafter. -idirafter . -isystem. -isystem . -c a.c
+gcc -isysroot/ -isysroot / --sysroot=/ --sysroot / -c a.c
+gcc -iprefix . -iwithprefix . -iwithprefixbefore . -imultilib . -c a.c
+gcc -D X -DY=1 -U Y -UX -A foo=bar -Afoo=bar -I . -I. -c a.c
+gcc -undef -nostdinc -remap -c a.c
+gcc -Wp,-DX,-UY -Wp,-MD,x.d -c a.c
+gcc -Xpreprocessor -DX -c a.c
+gcc -MMD -MF x.d -MP -MT y -MQ z -c a.c
+gcc -MD -MFx.d -MTy -c a.c -oa.o
+gcc --write-dependencies -c a.c
+gcc -L. -L . -lm -l m -Wl,-z,now -Xlinker -z -Xlinker now -z now -u f -uf -T h.h -Th.h -e main -c a.c
+gcc -n -N -t -r -s -pie -no-pie -static -static-pie -static-libgcc -rdynamic -symbolic -nolibc -nostdlib -c a.c
+gcc -v -c a.c
+gcc --verbose -H -Q -time -c a.c
+~gcc -P -C -CC -c a.c
+gcc -dA -dp -S a.c
+gcc -Wa,--noexecstack,-mrelax-relocations=no -Xassembler --noexecstack -c a.c
+~gcc -Wa,-g -Wa,--gdwarf-4 -Wa,--statistics -c a.c
+gcc --param max-inline-insns-single=9 --param=ssp-buffer-size=4 -c a.c
+gcc -m64 -march=haswell -msse4.2 -mcmodel=large -O3 -fPIC -c a.c
+gcc -Wall -Wextra -Werror -w -pedantic-errors -c a.c
+~gcc -g3 -gdwarf-4 -gz -fdebug-prefix-map=/a=/b -frandom-seed=x/y -c a.c
+gcc -fopenmp -fsanitize=address -fverbose-asm -finput-charset=utf-8 -fuse-ld=bfd -c a.c
+gcc -pipe -pthread -pg -trigraphs -no-canonical-prefixes -c a.c
+"""
+
+
 @needs("distcc")
 class RealClient(ServerCase):
     """Debian's distcc against our daemon."""
@@ -6726,6 +6798,30 @@ class RealClient(ServerCase):
         name = self.sources.make("#include <string>\nstd::string f() { return \"x\"; }\n", "x.cc")
         self.same(self.distcc("g++", "-c", name, "-o", "o2"), self.sources.expected(name, compiler="g++"), "o2")
         self.assertEqual(self.served(), before + 2)
+
+    def test_rows(self):
+        """Whatever it sends is taken, but for what would write, read or load something (ServedArguments)."""
+        env = environment(DISTCC_HOSTS=self.worker.address, DISTCC_FALLBACK="0", DISTCC_DIR=new_folder())
+
+        def both(line):
+            folder, results = new_folder(), []
+            os.mkdir(folder + "/out")
+            for name, text in (("a.c", "int a(void) { return 1; }\n"), ("s p.c", "int s;\n"), ("h.h", "#define H\n"),
+                               ("a.cc", "int b() { return 2; }\n"), ("p.i", "int p;\n"), ("p.ii", "int p;\n")):
+                write("%s/%s" % (folder, name), text)
+            for client in ("distcc ", ""):
+                done = run(["sh", "-c", client + line.lstrip("~")], folder, env, 20)
+                made = {path: row for path, row in files_of(folder).items() if path.endswith((".o", ".s", "x"))}
+                results.append((done.code, made))
+                for path in made:
+                    os.unlink("%s/%s" % (folder, path))
+            return results
+        before, rows = self.served(), [line for line in DISTCC_SENDS.splitlines() if line]
+        for line, (ours, alone) in zip(rows, together(rows, both, 4)):
+            with self.subTest(line):
+                self.assertEqual((ours[0], list(ours[1])), (0, list(alone[1])))
+                self.assertTrue(line[0] == "~" or ours == alone, "another object")
+        self.assertEqual(self.served(), before + len(rows))
 
     def test_stranger(self):
         """Not of --allow: told so in our words, which are none of its protocol; it compiles by itself."""
@@ -12936,8 +13032,8 @@ def words_of_tables():
     beginnings = [beginning for _, rows, _ in lm.FAMILIES.values() for beginning in rows]
     values = ["", "x", "/etc/passwd", "../x", "@/etc/passwd", "|id", "list=/x", "a,b,-o,/x", "\0", "\udcff", "none",
               "-o", "c++", "cpp-output", "9" * 30]
-    return [*lm.OPTIONS, *beginnings, *lm.SERVED_FLAGS, *lm.SERVED_VALUES, *lm.UNUSED_WITH_VALUE, *lm.CC1_WORDS,
-            *lm.PATHS_IN_VALUE, *lm.SERVED_BEGINNINGS, *lm.UNUSED_BEGINNINGS, *lm.ASSEMBLER_WORDS, "-Wa,", "-Wp,",
+    return [*lm.OPTIONS, *beginnings, *lm.SERVED_FLAGS, *lm.SERVED_VALUES, *lm.UNUSED_FLAGS, *lm.CC1_WORDS,
+            *lm.PATHS_IN_VALUE, *lm.SERVED_BEGINNINGS, *lm.SERVED_ASSEMBLER_WORDS, *lm.ASSEMBLER_WORDS, "-Wa,", "-Wp,",
             "-c", "-S", "-o", "t.c", "t.cc", "t.i", "t.S", "-x", "@f", "-", "--", "-fplugin=x", "-wrapper"], values
 
 
