@@ -4704,6 +4704,7 @@ def create_source(dir_fd, name):
     return fd
 
 
+NO_ROOM = "ENOSPC", "EDQUOT", "EFBIG", "EROFS"
 TEXT_NAMES = b"out", b"err"            # files of the job folder: what the compiler said on stdout and stderr
 
 
@@ -5956,7 +5957,7 @@ class JobConnection:
             self.ours = self.ours or isinstance(error, OtherVersion)
             self.refuse("version" if isinstance(error, OtherVersion) else "protocol", str(error))
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if errno.errorcode.get(error.errno) in NO_ROOM:
                 self.refuse("disk", error.strerror)
             else:
                 self.end("cancelled", error.strerror)
@@ -6318,12 +6319,18 @@ class JobServer:
             return connection.refuse("argument", str(error))
         if "-fdirectives-only" in args and not self.spawner.may_directives_only:
             return connection.refuse("mode")        # gcc obeys a leftover #include in it
-        connection.folder, connection.folder_fd = self.spawner.area.make_folder()
         connection.version = request.version
         name = os.fsencode(source)
         method = b"lzo" if request.version == 2 else b"zlib" if connection.compression else b""
         connection.packed = method + b":" + name if method and request.size else b""
-        connection.source_fd = create_source(connection.folder_fd, PACKED_NAME if connection.packed else name)
+        if len(name) > os.fpathconf(self.spawner.area.fd, "PC_NAME_MAX"):       # 143 on eCryptfs
+            return connection.refuse("argument", os.strerror(errno.ENAMETOOLONG))
+        try:
+            connection.folder, connection.folder_fd = self.spawner.area.make_folder()
+            connection.source_fd = create_source(connection.folder_fd, PACKED_NAME if connection.packed else name)
+        except OSError as error:
+            full = errno.errorcode.get(error.errno) in NO_ROOM
+            return connection.refuse("disk" if full else "spawn", "--tmpdir: " + error.strerror)
         connection.argv = [os.fsencode(compiler.path)] + [os.fsencode(arg) for arg in args] + [b"-o", OBJECT_NAME]
         connection.what, connection.compiler = source, compiler
         connection.size, connection.begun = request.size, self.loop.now()
@@ -7027,7 +7034,7 @@ class Asker:
 # The unix socket: sessions of `cc` clients and of status, why, jobs, drain. Peer credentials decide who sees what.
 # No policy. Uses 1 to 6 and 8.
 
-CREDENTIALS_FORMAT = "3i"           # struct ucred: pid, uid, gid
+CREDENTIALS_FORMAT = "iII"          # struct ucred: pid, uid, gid; of containers uids are from 2^31 on, too
 
 
 def peer_credentials(sock):
@@ -7198,7 +7205,8 @@ class Session(Conversation):
     def hello_compile(self, fields):
         source, output, job_class, remember_key, compiler_key, own_only, directives, cwd, *shape = fields
         now = self.hub.loop.now()
-        job = Job(self.uid, source if source.startswith("/") else cwd + "/" + source, output, job_class[:64],
+        job_class = job_class[:64].encode("ascii", "replace").decode()      # part of a message, and of the state file
+        job = Job(self.uid, source if source.startswith("/") else cwd + "/" + source, output, job_class,
                   remember_key, self, now)
         job.identity = self.hub.identities.get((self.uid, compiler_key))
         job.compiler_key, job.own_only = compiler_key, own_only == "1"
@@ -9030,7 +9038,8 @@ class NewFile:
     def __init__(self, path):
         folder, slash, name = path.rpartition("/")
         self.path, self.fd = path, -1
-        self.temporary = "%s%s.%s.%d.tmp" % (folder, slash, name[:200], posix.getpid())
+        # at most 255 bytes, and object and dependencies of one long name end differently
+        self.temporary = "%s%s.%s.%d.tmp" % (folder, slash, name[-60:], posix.getpid())
 
     def open(self):
         """Apart from __init__, so that whoever discards it on a signal has it before the file exists."""
@@ -9404,6 +9413,8 @@ class SourceText:
         elif not self.preprocess():
             return "preprocessor"
         self.size = posix.fstat(self.fd).st_size
+        if self.size >> 32:                                 # distcc's protocol has 32 bits for it
+            return "too-large"
         if command.family == "gcc" and not command.preprocessed and has_precompiled(
                 posix.pread(self.fd, 1 << 16, 0), self.header_folders()):
             return "pch"

@@ -8055,6 +8055,27 @@ class Sessions(FarmCase):
                 job["state"] == "preprocess" for job in s["jobs"]) == cores)
 
 
+class OddClients(FarmCase):
+    """What one client is, or says, harms no other."""
+
+    def test_odd_words(self):
+        """What a client says of its job, whatever it is, spoils no job and no host."""
+        peer = self.farm.add(FaultyPeer())
+        daemon = self.farm.submitter(peer)
+        plain = [b"x.c", b"x.o", b"c", b"key", b"gcc 1", b"0", b"0", b"/here", b""]
+        odd = (b"", b"\xff\xfe", b"a\nb\n\nc", "\u20ac\U0001f600".encode(), b"x" * 5000, b"\x1b[31m", b"%s%d",
+               b"\xed\xb3\xbf")
+        for at, word in [(at, word) for at in (0, 1, 2, 3, 4, 7, 8) for word in odd]:
+            with self.subTest(at=at, word=word[:9]), Client(daemon) as client:
+                client.send(b"HELO", lm.CLIENT_VERSION, b"cc", *plain[:at], word, *plain[at + 1:])
+                self.assertEqual(client.receive(b"WAIT")[0], b"TURN")
+                client.send(b"IDNT", gcc_identity().hex())
+                self.assertEqual(client.send(b"SIZE", (1 << 32) + 7, 1, 0).receive(b"WAIT")[0], b"SOCK")
+                client.send(b"DONE", b"ok", 50, 9, 3, 0, 2, 1, 50, 100, peer.address)
+        daemon.idle()
+        self.assertEqual(daemon.host(peer.address)["state"], "up")
+
+
 @unittest.skipUnless(ROOT and shutil.which("setpriv") and python_for_all(), "needs root, setpriv and a system Python")
 class OtherUsers(FarmCase):
     """SO_PEERCRED decides who sees and does what."""
@@ -8063,9 +8084,9 @@ class OtherUsers(FarmCase):
         super().setUp()
         self.daemon = self.farm.submitter(self.farm.add(FaultyPeer()))
 
-    def as_other(self, *words, cwd=None):
-        env = environment(self.daemon.socket, DISTCC_LM_PYTHON=python_for_all(), HOME="/")
-        return run(["setpriv", "--reuid=%d" % OTHER_UID, "--regid=%d" % OTHER_UID, "--clear-groups", program(), *words],
+    def as_other(self, *words, cwd=None, uid=OTHER_UID, **more):
+        env = environment(self.daemon.socket, DISTCC_LM_PYTHON=python_for_all(), HOME="/", **more)
+        return run(["setpriv", "--reuid=%d" % uid, "--regid=%d" % OTHER_UID, "--clear-groups", program(), *words],
                    cwd, env)
 
     def test_sees_only_his_own(self):
@@ -8090,6 +8111,16 @@ class OtherUsers(FarmCase):
         self.assertEqual((done.code, done.err), (0, b""))
         self.assertEqual(os.stat(folder + "/t.so").st_uid, OTHER_UID)
         self.assertIn(b"t.so", self.as_other("why").out)
+
+    def test_any_uid(self):
+        """Users of containers have large ones: their jobs are sent, and take the hosts away from nobody."""
+        for uid in (OTHER_UID, (1 << 31) - 1, 1 << 31, 3_000_000_000, (1 << 32) - 2):
+            with self.subTest(uid):
+                folder = new_folder(0o777)
+                write(folder + "/t.c", "int x;\n", 0o644)
+                done = self.as_other("cc", "gcc", "-c", "t.c", cwd=folder, uid=uid, DISTCC_LM_FALLBACK="0")
+                self.assertEqual(done[:3], (0, b"", b""))
+                self.assertEqual(self.daemon.idle()["hosts"][1]["state"], "up")
 
     def test_may_not_drain(self):
         done = self.as_other("drain")
@@ -8796,6 +8827,27 @@ class DaemonLimits(FarmCase):
         self.assertTrue(eventually(lambda: len(os.listdir(folder)) <= 1 and not os.listdir(
             os.path.join(folder, os.listdir(folder)[0]))))
 
+    @unittest.skipUnless(ROOT, "needs root, to mount a small disk")
+    def test_no_folder(self):
+        """Where a job's folder cannot be made the host says why, in its state on the other side, too."""
+        mounts = (("nr_inodes=3", (), "No space left", "short of disk"),
+                  ("size=9m", ("-o", "remount,ro"), "Read-only", "short of disk"), ("size=9m", (), "No such file", ""))
+        for options, remount, words, reason in mounts:
+            with self.subTest(words):
+                folder = new_folder(0o777)
+                if subprocess.run(["mount", "-t", "tmpfs", "-o", options + ",mode=1777", "none", folder]).returncode:
+                    self.skipTest("no tmpfs can be mounted here")
+                self.addCleanup(subprocess.run, ["umount", "-l", folder], check=False)
+                worker = self.farm.worker("--tmpdir", folder, prog=program(DISK_RESERVE_MB=0))
+                daemon, name = self.farm.submitter(worker), self.sources.make()
+                if remount:
+                    subprocess.run(["mount", *remount, folder], check=True)
+                elif not reason:
+                    os.rmdir(os.path.join(folder, os.listdir(folder)[0]))
+                self.same(self.cc(daemon, "gcc", "-c", name, "-o", "o"), self.sources.expected(name), "o")
+                self.assertRegex(worker.text(), "refused: .*%s.*%s" % (reason, words))
+                self.assertIn("tmpdir", daemon.idle()["hosts"][1]["reason"])
+
     def test_idle_daemon_is_idle(self):
         worker, daemon = self.farm.pair()
         before = [self.cpu_s(d.pid) for d in (worker, daemon)]
@@ -8984,6 +9036,34 @@ class ClientResults(ClientCase):
                 self.assertEqual((done.code, done.err, self.sources.object("o")),
                                  (plain.code, plain.err, self.sources.object("p")))
                 self.assertEqual(done.code, 0)
+
+    def test_long_names(self):
+        """As long as the system takes, in characters of one to four bytes: what a name brings is held against no
+        host. The server's own name for the source is longer: such a file stays here, and is not sent again."""
+        x, euro = "x" * 250, "\u20ac" * 80
+        rows = (("-c %s.c -o o" % x, 1), ("-c a.c -o %s.o" % x, 1), ("-MMD -c a.c -o %s.o" % x, 1),
+                ("-c %s.c" % euro, 1), ("-MMD -c a.c -o %s.o" % euro, 1), ("-c %sxx.c -o o" % x, 0),
+                ("-c %sxx.c -o o" % x, 0), ("-c %sxxx.c -o o" % x, 0))
+        for row, remote in rows:
+            with self.subTest(row[:20] + row[-20:]):
+                before = self.remote_count()
+                name = row.partition("-c ")[2].split()[0]
+                alone, ours = self.both(row.split(), "int x = %d;\n" % len(row), name)
+                self.assertEqual(ours, alone)
+                self.assertEqual(ours[:3], (0, b"", b""))
+                self.assertEqual(self.daemon.idle()["totals"]["remote"] - before, remote)
+                self.assertEqual(self.daemon.host(self.worker.address)["state"], "up")
+        self.assertIn("File name too long", self.worker.text())
+
+    def test_huge_text(self):
+        """Too large for the protocol: here, whatever hosts take."""
+        name = self.sources.folder + "/x.i"
+        write(name, b"")
+        for size, reason in ((0, "no-line-markers"), (1 << 32, "too-large")):
+            os.truncate(name, size)
+            text = lm.SourceText(None, lm.analyze(["-c", name], "gcc", False, {}, None), None)
+            self.assertEqual(text.make("plain"), reason)
+            text.discard()
 
     def test_deleted_folder(self):
         """gcc works where the current folder is gone; so must we."""
