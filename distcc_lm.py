@@ -8987,7 +8987,7 @@ class JobSocket:
         decoder = Decoder(decode_reply())
         try:
             while not decoder.done:
-                data = posix.read(self.fd, decoder.missing())
+                data = posix.read(self.fd, min(decoder.missing(), 1 << 16))
                 if not data:
                     break
                 decoder.feed(data)
@@ -9018,7 +9018,7 @@ class JobSocket:
     def decode(self, generator):
         decoder = Decoder(generator)
         while not decoder.done:
-            data = self.read(decoder.missing())
+            data = self.read(min(decoder.missing(), 1 << 16))   # of 64 MB of messages a few KB may be there each time
             if not data:
                 raise HostFailed("closed", "before the answer" if not self.received else "in the middle of the answer")
             try:

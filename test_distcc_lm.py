@@ -9789,6 +9789,25 @@ class FaultyPeers(FarmCase):
                 self.assertEqual((size, times.elapsed_ms, file.read()), (len(whole), 20, expected))
         print("a reply cut at each of %d bytes" % len(whole))
 
+    def test_long_messages(self):
+        """In process: a distccd's messages of any size, as they come, in buffers that do not grow with them."""
+        whole, buffers = lm.encode_reply(0x100, b"x" * (8 << 20), b"", 0), []
+
+        class Socket(lm.JobSocket):
+            def read_into(self, buffer):
+                buffers.append(len(buffer))
+                return super().read_into(buffer)
+        ours, theirs = socket.socketpair()
+        with ours, theirs, concurrent.futures.ThreadPoolExecutor(1) as sender:
+            sender.submit(theirs.sendall, whole)
+            job = Socket(os.dup(ours.fileno()), None, b"distccd", False)
+            try:
+                reply = job.decode(lm.decode_reply())
+            finally:
+                job.close()
+        self.assertEqual((reply.status, len(reply.stderr)), (0x100, 8 << 20))
+        self.assertLess(max(buffers), 1 << 18)
+
     def test_the_right_one_works(self):
         """Else the rows above would show nothing."""
         for kind, option in (("peer", "--peer"), ("distccd", "--hosts")):
