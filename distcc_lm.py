@@ -256,6 +256,7 @@ RESIDUAL_CLIP = 4.0                 # one outlier moves the mean / changes are b
 CONTENTION_PRIOR_JOBS = 8           # likewise for the slowdown by load
 CLASS_PRIOR_JOBS = 8                # likewise for the class factors
 SOURCES_REMEMBERED = 5000           # rebuilds forget / memory
+FIGURES_REMEMBERED = 5000           # hosts that come again are unknown / memory, the state file
 TRANSFER_FLOOR_S = 0.002            # shorter transfers are taken for this long
 TRANSFER_SHARE_WARNED = 0.5         # status cries wolf / is silent about a slow link
 TRANSFER_MIN_KB = 64                # smaller jobs say nothing about bandwidth
@@ -884,6 +885,7 @@ class Load:
     FORMAT = "!4sBBH8s16sIHHHHHHIBBHff"
     ITEM = "!8sQ"
     KIN = "!8sH"
+    COUNTED_MOST = 20                   # in a packet: those that got a slot last
 
     def __init__(self, instance=bytes(INSTANCE_BYTES), boot=bytes(16), sequence=0, port=0, cores=0, slots=0, running=0,
                  waiting=0, foreign=0.0, memory_mb=0, state=STATE_UP, capabilities=0, interval_ms=0, kb_sum=0.0,
@@ -905,7 +907,8 @@ class Load:
                            min(int(self.foreign * 100), 65535), min(int(self.memory_mb), 0xffffffff), self.state,
                            self.capabilities, min(int(self.interval_ms), 65535), self.kb_sum, self.cpu_ms_sum)
         lists = [self.identities[:60],
-                 [struct.pack(self.ITEM, *item) for item in list(self.counted.items())[-20:]],
+                 [struct.pack(self.ITEM, *item)
+                  for item in list(self.counted.items())[-self.COUNTED_MOST:]],
                  [struct.pack(self.KIN, instance, min(n, 65535)) for instance, n in list(self.kin.items())[:10]]]
         lists.append([self.version.encode("ascii", "replace")[:20]] if self.version else [])
         lists += [self.echoes[:4]] if seal else []
@@ -957,6 +960,11 @@ class Load:
         self.counted = dict(struct.unpack(self.ITEM, item[:widths[1]]) for item in lists[1])
         self.kin = dict(struct.unpack(self.KIN, item[:widths[2]]) for item in lists[2])
         self.version = lists[3][0][:20].decode("ascii", "replace") if lists[3] else ""
+
+    def counted_of(self, instance):
+        """The highest reservation of this submitter that `running` includes. Of one that is not
+        named in a full list that is any: others have got slots since."""
+        return self.counted.get(instance, math.inf if len(self.counted) >= self.COUNTED_MOST else 0)
 
 
 # ---- client messages on the unix socket: a token whose body is fields joined by NUL
@@ -2716,9 +2724,16 @@ class Statistics:
 
     def host(self, key):
         if key not in self.hosts:
+            if len(self.hosts) >= FIGURES_REMEMBERED:
+                self.hosts.pop(next(iter(self.hosts)))
             self.hosts[key] = figures = HostFigures()
             figures.prior_k = self.median_k
         return self.hosts[key]
+
+    def host_used(self, key):
+        """The same of a host that has done a job: who did none for longest is forgotten first."""
+        figures = self.hosts[key] = self.hosts.pop(key, None) or self.host(key)
+        return figures
 
     def one_more_known(self):
         """Another host has shown its speed. The median is worked out anew as these grow in number by a tenth: of a
@@ -2756,7 +2771,7 @@ class Statistics:
 
     def observe(self, key, cores, figures):
         """Learn from a job that ended well; `cores` of the host (0: unknown)."""
-        host = self.host(key)
+        host = self.host_used(key)
         host.job_s.add(figures.total_s)
         self.remote.add(figures.total_s)
         if figures.predicted_s:
@@ -2789,7 +2804,7 @@ class Statistics:
         figures = JobFigures(size_kb, job_class, source_key, cpu_s, 0, None)
         figures.cpu_s = cpu_s
         if size_kb >= SMALL_JOB_KB:
-            self.observe_speed(self.host("local"), figures)
+            self.observe_speed(self.host_used("local"), figures)
 
     def observe_speed(self, host, figures):
         """CPU time hardly depends on load, so few jobs are enough."""
@@ -2848,7 +2863,7 @@ class Statistics:
         try:
             if data["format"] != 1:
                 raise ValueError("format %r is not known" % data["format"])
-            new.hosts = sound_rows(data["hosts"], HostFigures.from_row)
+            new.hosts = sound_rows(data["hosts"], HostFigures.from_row, FIGURES_REMEMBERED)
             sums, counts = ([checked_number(x) for x in part] for part in data["slowdowns"])
             if len(sums) == len(counts) == len(new.contention.sums):
                 new.contention.sums, new.contention.counts = sums, counts
@@ -2878,33 +2893,42 @@ class Statistics:
 #                      +--------- go_home ------+-----------------------+-> local -> local_ended
 
 class FairShare:
-    """Who is next among keys (a uid, or submitter and uid): fewest active jobs, then least CPU in the last minute."""
+    """Who is next among keys: fewest active jobs, then least time held in the last minute. A key
+    is a uid; or (address, submitter, uid), where the address counts before the whole: what a box
+    says of itself gets it no larger share."""
     MEMORY_S = 60.0
 
     def __init__(self):
-        self.active = {}                # key: jobs it has now
-        self.used = {}                  # key: (CPU or slot seconds, decayed; when that was computed)
+        self.active = {}                # key, or its address: jobs it has now
+        self.used = {}                  # likewise: (slot seconds, decayed; when that was computed)
+
+    def levels(self, key):
+        return (key[0], key) if isinstance(key, tuple) else (key,)
 
     def take(self, key):
-        self.active[key] = self.active.get(key, 0) + 1
+        for level in self.levels(key):
+            self.active[level] = self.active.get(level, 0) + 1
 
     def give(self, key, seconds, now):
-        left = self.active.pop(key) - 1
-        assert left >= 0, "a share was given back twice: %r" % (key,)
-        if left:
-            self.active[key] = left
-        seconds += self.recent(key, now)
-        self.used.pop(key, None)
-        self.used[key] = (seconds, now)
-        if len(self.used) > SHARES_KEPT:
-            self.used.pop(next(iter(self.used)))    # used least recently, as each goes to the end
+        for level in self.levels(key):
+            left = self.active.pop(level) - 1
+            assert left >= 0, "a share was given back twice: %r" % (key,)
+            if left:
+                self.active[level] = left
+            used = seconds + self.recent(level, now)
+            self.used.pop(level, None)
+            self.used[level] = (used, now)
+            if len(self.used) > SHARES_KEPT:
+                self.used.pop(next(iter(self.used)))    # used least recently: each goes to the end
 
-    def recent(self, key, now):
-        seconds, at = self.used.get(key, (0.0, now))
+    def recent(self, level, now):
+        seconds, at = self.used.get(level, (0.0, now))
         return seconds * 0.5 ** ((now - at) / self.MEMORY_S)
 
     def rank(self, key, now):
-        return self.active.get(key, 0), self.recent(key, now)
+        """A tuple to compare."""
+        return tuple(part for level in self.levels(key)
+                     for part in (self.active.get(level, 0), self.recent(level, now)))
 
 
 class FairQueue:
@@ -2935,10 +2959,14 @@ class FairQueue:
             del self.lines[key]
         return key, since
 
-    def first(self, fair, now):
+    def heads(self, fair, now):
+        """The oldest token of each key, in the order of their ranks."""
         lines = self.lines
-        key = next(iter(lines)) if len(lines) == 1 else min(lines, key=lambda key: fair.rank(key, now))
-        return next(iter(lines[key]))
+        keys = sorted(lines, key=lambda key: fair.rank(key, now)) if len(lines) > 1 else lines
+        return [next(iter(lines[key])) for key in keys]
+
+    def first(self, fair, now):
+        return self.heads(fair, now)[0]
 
 
 class Pool:
@@ -2999,7 +3027,7 @@ def capacity(cores, foreign, by_memory, limit):
 
 
 class Holder:
-    """Who has a slot: (submitter, uid), since when, and the memory it may come to need."""
+    """Who has a slot: (address, submitter, uid), since when, and the memory it may come to need."""
     __slots__ = ("key", "since", "memory_mb")
 
     def __init__(self, key, since, memory_mb):
@@ -3021,7 +3049,7 @@ class Admission:
         self.refusal = None             # name of what forbids new jobs: draining, memory, disk
         self.holders = {}               # ticket: Holder
         self.free_mb = float("inf")     # memory that is free and promised to nobody
-        self.parked, self.fair = FairQueue(), FairShare()           # by (submitter, uid)
+        self.parked, self.fair = FairQueue(), FairShare()           # by (address, submitter, uid)
         self.needs = {}                 # parked ticket: memory that it may come to need, in MB
         self.pause_until = 0.0          # no grants before: a user was noticed at the machine
         self.counted = {}               # submitter: highest reservation number given to it, of the recent ones
@@ -3044,7 +3072,7 @@ class Admission:
 
     def forget_submitters(self, now):
         """Those that have no job here and got none for a while, or a restarted one would look like two for ever."""
-        busy = {key[0] for key in self.fair.active}
+        busy = {holder.key[1] for holder in self.holders.values()}
         for submitter, at in list(self.counted_at.items()):
             if now - at > SUBMITTER_MEMORY_S and submitter not in busy:
                 del self.counted[submitter], self.counted_at[submitter]
@@ -3089,22 +3117,36 @@ class Admission:
         self.fair.take(key)
         self.last_reservation += 1
         for row, value in ((self.counted, self.last_reservation), (self.counted_at, now)):
-            row.pop(key[0], None)
-            row[key[0]] = value
+            row.pop(key[1], None)
+            row[key[1]] = value
             if len(row) > 64:
                 row.pop(next(iter(row)))
         return self.last_reservation
 
     def next_granted(self, now):
-        """(ticket, reservation, seconds waited) of a parked request that has a slot now, or None. Where it needs more
-        memory than is free the others wait with it, or it might wait for ever."""
+        """(ticket, reservation, seconds waited) of a parked request that has a slot now, or None.
+        Where it needs more memory than is free the others wait with it, or it might wait for ever;
+        but what is more than its address's share comes after the others, which do not wait."""
         if not self.parked.keys or self.free(now) <= 0:
             return None
-        ticket = self.parked.first(self.fair, now)
-        if not self.fits(self.needs[ticket]):
-            return None
-        key, since = self.parked.remove(ticket)
-        return ticket, self.take(key, ticket, self.needs.pop(ticket), now), now - since
+        modest, greedy = [], []
+        for ticket in self.parked.heads(self.fair, now):
+            (modest if self.within_share(ticket) else greedy).append(ticket)
+        for ticket in modest[:1] or greedy:
+            if self.fits(self.needs[ticket]):
+                key, since = self.parked.remove(ticket)
+                return ticket, self.take(key, ticket, self.needs.pop(ticket), now), now - since
+        return None
+
+    def within_share(self, ticket):
+        """Whether a parked request leaves its address with no more memory than its part would be
+        if all addresses that have or want a slot had equal ones."""
+        address = self.parked.keys[ticket][0]
+        held = [(holder.key[0], holder.memory_mb) for holder in self.holders.values()]
+        addresses = {place for place, _ in held} | {key[0] for key in self.parked.lines}
+        mine = self.needs[ticket] + sum(mb for place, mb in held if place == address)
+        whole = self.free_mb + sum(mb for _, mb in held)
+        return len(addresses) == 1 or mine * len(addresses) <= whole
 
     def release(self, ticket, cpu_s, now):
         """The slot is free, or the parked request withdrawn; a ticket that has neither is ignored."""
@@ -3113,7 +3155,7 @@ class Admission:
         life_s, holder = self.life_s(now), self.holders.pop(ticket, None)
         if holder:
             self.free_mb += holder.unseen_mb(life_s, now)
-            self.fair.give(holder.key, cpu_s, now)
+            self.fair.give(holder.key, now - holder.since, now)     # though its reservation lapsed
             if cpu_s:
                 self.job_s.add(now - holder.since)
 
@@ -5927,9 +5969,11 @@ class JobConnection:
         return self.sock.fileno()
 
     def key(self):
-        """Whose turn it is at this server: (submitter, uid)."""
+        """Whose turn it is at this server: (address, submitter, uid)."""
         request = self.slot_request
-        return (request.instance, request.uid) if request else (self.peer.encode(), 0)
+        if request:
+            return self.peer, request.instance, request.uid
+        return self.peer, self.peer.encode(), 0
 
     def unadmitted(self):
         """Whether it has not got as far as the queue."""
@@ -6733,7 +6777,7 @@ class Reports:
             host.kind = "peer"
             self.loop.log("info", "%s is one of ours: used as a peer" % host.name)
         self.scheduler.report(host, load, now)
-        self.scheduler.counted_to(host, load.counted.get(self.neighbours.instance, 0))
+        self.scheduler.counted_to(host, load.counted_of(self.neighbours.instance))
         self.scheduler.statistics.told(host.key, load.kb_sum, load.cpu_ms_sum / 1e3)
         host.shared = bool(set(load.counted) - {self.neighbours.instance})
 
@@ -7794,13 +7838,76 @@ class Loop:
                 self.call(None, lambda _: what.abandon(), None)
 
 
+def read_words(path):
+    with open(path) as file:
+        return file.read().split()
+
+
+class Cgroups:
+    """The cgroups of this process, of both versions, and those above, to the root of the mount,
+    which in a container is its own."""
+    CPU = {False: ("cpu.cfs_quota_us", "cpu.cfs_period_us"), True: ("cpu.max",)}
+    MEMORY = {False: ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+              True: ("memory.max", "memory.current")}
+    CACHE = ("active_file", "inactive_file")    # of memory.stat: used, but given up when needed
+
+    def __init__(self, procfs):
+        self.rows = {"cpu": [], "memory": []}   # controller: [(whether of version 2, folder)]
+        root = "/sys/fs/cgroup" if procfs == "/proc" else procfs + "/cgroup"
+        try:
+            lines = read_words(procfs + "/self/cgroup")
+        except OSError:
+            return
+        for line in lines:
+            number, _, line = line.partition(":")
+            controllers, _, path = line.partition(":")
+            for controller, rows in self.rows.items():
+                if number != "0" and controller not in controllers.split(","):
+                    continue
+                below = root if number == "0" else root + "/" + controller
+                steps = [below, *filter(None, path.split("/"))]
+                rows += [(number == "0", "/".join(steps[:i])) for i in range(1, len(steps) + 1)]
+
+    def least(self, controller, figure):
+        """The least figure(version 2, folder), or None; one that raises has no limit there."""
+        found = []
+        for row in self.rows[controller]:
+            try:
+                found.append(figure(*row))
+            except (IndexError, OSError, ValueError):
+                continue
+        return min(found, default=None)
+
+    def cpus(self):
+        def quota(second, folder):
+            files = ["%s/%s" % (folder, name) for name in self.CPU[second]]
+            quota, period = [word for path in files for word in read_words(path)]
+            if int(quota) < 0:
+                raise ValueError
+            return int(quota) / int(period)
+        return self.least("cpu", quota)
+
+    def memory_kb(self):
+        """What may still be used."""
+        def rest(second, folder):
+            files = ["%s/%s" % (folder, name) for name in self.MEMORY[second]]
+            most, used = [int(read_words(path)[0]) for path in files]
+            if most >= 1 << 60:                 # as the first version says that there is none
+                raise ValueError
+            words = read_words(folder + "/memory.stat")
+            figures = dict(zip(words[::2], map(int, words[1::2])))
+            cache = sum(figures.get(name if second else "total_" + name, 0) for name in self.CACHE)
+            return max(0, most - used + cache) >> 10
+        return self.least("memory", rest)
+
+
 class Box:
     """What this machine says of itself, under --procfs."""
 
     def __init__(self, procfs, tmpdir):
         self.procfs, self.tmpdir = procfs, tmpdir
         self.foreign, self.measured_at = 0.0, None
-        self.boot = self.boot_id()
+        self.boot, self.cgroups = self.boot_id(), Cgroups(procfs)
         self.cores = self.usable_cores()
 
     def read(self, name):
@@ -7817,13 +7924,12 @@ class Box:
             return bytes(16)
 
     def usable_cores(self):
-        """By affinity and cgroup quota; with a foreign --procfs the processors that its stat lists."""
-        if self.procfs != "/proc":
-            listed = sum(line[:3] == "cpu" and line[3:4].isdigit() for line in self.read("stat").splitlines())
-            if listed:
-                return listed
+        """By affinity, with a foreign --procfs the processors that its stat lists; and by quota."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, min(cores, math.ceil(cgroup_quota() or cores)))
+        if self.procfs != "/proc":
+            lines = self.read("stat").splitlines()
+            cores = sum(line[:3] == "cpu" and line[3:4].isdigit() for line in lines) or cores
+        return max(1, min(cores, math.ceil(self.cgroups.cpus() or cores)))
 
     def runnable(self):
         """Tasks that run or want to, of the whole machine; the 1-minute average where there is no /proc."""
@@ -7844,10 +7950,11 @@ class Box:
         return self.foreign
 
     def memory_available_kb(self):
-        for line in self.read("meminfo").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1])
-        return None
+        """Of the machine, or what the cgroup allows still; None where neither is known."""
+        lines = self.read("meminfo").splitlines()
+        free = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+        allowed = self.cgroups.memory_kb()
+        return min(free + [allowed] if allowed is not None else free, default=None)
 
     def disk_short(self):
         try:
@@ -7855,35 +7962,6 @@ class Box:
         except OSError:
             return True
         return found.f_bavail * found.f_frsize < DISK_RESERVE_MB << 20
-
-
-def cgroup_quota():
-    """CPUs that the cgroup of this process may use, or None; of versions 1 and 2, the least up the tree."""
-    quotas = []
-    try:
-        with open("/proc/self/cgroup") as file:
-            rows = [line.strip().split(":", 2) for line in file]
-    except OSError:
-        return None
-    for number, controllers, path in rows:
-        while path:
-            try:
-                if number == "0":
-                    with open("/sys/fs/cgroup%s/cpu.max" % path) as file:
-                        quota, period = file.read().split()
-                elif "cpu" in controllers.split(","):
-                    with open("/sys/fs/cgroup/cpu%s/cpu.cfs_quota_us" % path) as file:
-                        quota = file.read().strip()
-                    with open("/sys/fs/cgroup/cpu%s/cpu.cfs_period_us" % path) as file:
-                        period = file.read().strip()
-                else:
-                    break
-                if quota not in ("max", "-1"):
-                    quotas.append(int(quota) / int(period))
-            except (OSError, ValueError):
-                pass
-            path = path.rpartition("/")[0]
-    return min(quotas, default=None)
 
 
 def prepare_socket_folder(folder, default):
@@ -8170,7 +8248,7 @@ def save_state(path, statistics, log):
     try:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         with open(path + ".new", "w", encoding="utf-8") as file:
-            json.dump(statistics.to_dict(), file)
+            file.write(json.dumps(statistics.to_dict()))    # dump() has no use of the C encoder
         os.replace(path + ".new", path)
     except OSError as error:
         log("warning", "--state %s: %s" % (path, error.strerror))

@@ -2644,6 +2644,20 @@ class State(unittest.TestCase):
                 found = lm.Statistics.from_dict(with_change(path, value))
                 self.assertEqual(json.loads(json.dumps(found.to_dict())), wanted)
 
+    def test_hosts_bounded(self):
+        """Addresses that come and go for years: those are forgotten that ran nothing for longest, this box never."""
+        statistics, count = lm.Statistics(), 2 * lm.FIGURES_REMEMBERED
+        for i in range(count):
+            statistics.observe("h%d" % i, 8, figures())
+            if i % 1000 == 0:
+                statistics.observe("often", 8, figures())
+                statistics.observe_served(200, "c-O2", 1.0, 60)
+        self.assertLessEqual(len(statistics.hosts), lm.FIGURES_REMEMBERED)
+        for key, samples in (("often", count // 1000), ("local", count // 1000), ("h%d" % (count - 1), 1), ("h0", 0)):
+            self.assertEqual((key, statistics.host(key).samples), (key, samples))
+        data = json.loads(json.dumps(statistics.to_dict()))
+        self.assertEqual(len(lm.Statistics.from_dict(data).hosts), lm.FIGURES_REMEMBERED - 1)   # h0 has shown nothing
+
     def test_never_measured(self):
         """What was never measured is unknown after a restart, too; the pace of a plain distccd is kept."""
         statistics = learnt(5.0, 10)
@@ -2728,7 +2742,7 @@ class Fairness(unittest.TestCase):
         fair.take("b")
         fair.give("a", 5.0, 0)
         fair.give("b", 1.0, 0)
-        self.assertLess(fair.rank("b", 0), fair.rank("a", 0))           # less CPU in the last minute
+        self.assertLess(fair.rank("b", 0), fair.rank("a", 0))           # held less in the last minute
         self.assertAlmostEqual(fair.recent("a", 60.0), 2.5)
         self.assertEqual(fair.active, {})
         with self.assertRaises((AssertionError, KeyError)):
@@ -2833,6 +2847,13 @@ CAPACITIES = (
 )
 
 
+# Slots of the server, hostile connections, whether each says it is another submitter, MB that it claims
+HOSTILE_SUBMITTERS = (
+    (4, 40, True, 101), (4, 40, False, 101), (4, 4, False, 15_500), (4, 40, True, 15_500), (4, 40, True, 7_900),
+    (4, 40, True, 4_100), (1, 40, True, 101), (1, 40, False, 101), (1, 4, False, 15_500), (8, 40, True, 3_000),
+)
+
+
 class Admissions(unittest.TestCase):
     def admission(self, slots=2, limit=99, now=0.0):
         admission = lm.Admission(limit, lm.PeakMemory())
@@ -2847,9 +2868,9 @@ class Admissions(unittest.TestCase):
 
     def test_granted(self):
         admission = self.admission(2)
-        self.assertEqual(admission.request(("s", 1), "t1", 99, 0), ("granted", 1))
-        self.assertEqual(admission.request(("s", 1), "t2", 99, 0), ("granted", 2))
-        answer = admission.request(("s", 1), "t3", 99, 0)
+        self.assertEqual(admission.request(("s", "s", 1), "t1", 99, 0), ("granted", 1))
+        self.assertEqual(admission.request(("s", "s", 1), "t2", 99, 0), ("granted", 2))
+        answer = admission.request(("s", "s", 1), "t3", 99, 0)
         self.assertEqual(answer[:2], ("parked", 1))
         self.assertGreater(answer[2], 0)
         self.assertIsNone(admission.next_granted(1))
@@ -2863,24 +2884,62 @@ class Admissions(unittest.TestCase):
         self.assertEqual((admission.holders, len(admission.parked), admission.fair.active), ({}, 0, {}))
 
     def test_fair(self):
-        """Freed slots go to the (submitter, uid) with the fewest jobs, however many the other has parked."""
+        """Freed slots go to the address with the fewest jobs, and there to the user with the fewest, however many
+        another has parked, and however many submitters or users it says it is."""
         admission = self.admission(4)
         for i in range(30):
-            admission.request(("a", 1), ("a", i), 99, 0)
+            admission.request(("a", "a%d" % i, i), ("a", i), 99, 0)
         for i in range(4):
-            admission.request(("b", 1), ("b", i), 99, 1)
-            admission.request(("b", 2), ("c", i), 99, 1)
+            admission.request(("b", "b", 1), ("b", i), 99, 1)
+            admission.request(("b", "b", 2), ("c", i), 99, 1)
         got = []
         for i in range(4):
             admission.release(("a", i), 1.0, 2)
             got.append(admission.next_granted(2)[0][0])
-        self.assertEqual(got, ["b", "c", "b", "a"])
+        self.assertEqual(got, ["b", "c", "a", "a"])
+
+    def shares(self, slots, hostile, new_instances, claim_mb):
+        """Slots that an honest build of 8 at a time had on the average beside so many connections of another address
+        that let each reservation lapse and ask again, each for so much memory (of 16 GB)."""
+        admission, held = self.admission(slots), 0.0
+        names, ends, now = itertools.count(), [], 0.0
+
+        def ask(who):
+            number = next(names)
+            instance = "h%d" % number if who == "hostile" and new_instances else who
+            ticket = who, number
+            if admission.request((who, instance, 1), ticket, 500 if who == "honest" else claim_mb, now)[0] == "granted":
+                begin(ticket)
+
+        def begin(ticket):
+            heapq.heappush(ends, (now + (lm.LEASE_S if ticket[0] == "hostile" else 0.5), ticket))
+        for who, count in (("hostile", hostile), ("honest", 8)):
+            for _ in range(count):
+                ask(who)
+        while now < 100:
+            at, ticket = heapq.heappop(ends)
+            held += (at - now) * sum(holder[0] == "honest" for holder in admission.holders)
+            now = at
+            admission.release(ticket, 0.5 if ticket[0] == "honest" else 0.0, now)
+            ask(ticket[0])
+            admission.measure(slots / lm.SLOTS_PER_CORE, 0.0, 16000, 0, None, now)
+            granted = admission.next_granted(now)
+            while granted:
+                begin(granted[0])
+                granted = admission.next_granted(now)
+        return held / now
+
+    def test_hostile_submitters(self):
+        """Whatever another address says of itself, claims and lets lapse, a build has its share: half of the slots."""
+        for row in HOSTILE_SUBMITTERS:
+            with self.subTest(row):
+                self.assertGreater(self.shares(*row), 0.45 * row[0])
 
     def test_work_conserving(self):
         """Alone, one may have everything; and no slot is idle while a request is parked."""
         admission = self.admission(8)
         for i in range(20):
-            admission.request(("a", 1), i, 99, 0)
+            admission.request(("a", "a", 1), i, 99, 0)
         self.assertEqual(len(admission.holders), 8)
         for i in range(20):
             admission.release(i, 0.1, i)
@@ -2891,16 +2950,16 @@ class Admissions(unittest.TestCase):
     def test_no_overtaking(self):
         """Who comes while others are parked does not get the slot that is free before they are asked."""
         admission = self.admission(1)
-        admission.request(("a", 1), 1, 99, 0)
-        admission.request(("a", 1), 2, 99, 0)
+        admission.request(("a", "a", 1), 1, 99, 0)
+        admission.request(("a", "a", 1), 2, 99, 0)
         admission.release(1, 0, 1)
-        self.assertEqual(admission.request(("a", 1), 3, 99, 1)[0], "parked")
+        self.assertEqual(admission.request(("a", "a", 1), 3, 99, 1)[0], "parked")
         self.assertEqual(admission.next_granted(1)[0], 2)
 
     def test_withdrawn(self):
         admission = self.admission(1)
         for i in range(3):
-            admission.request(("a", 1), i, 99, 0)
+            admission.request(("a", "a", 1), i, 99, 0)
         admission.release(1, 0, 1)
         admission.release(0, 0, 2)
         self.assertEqual(admission.next_granted(2)[0], 2)
@@ -2908,18 +2967,18 @@ class Admissions(unittest.TestCase):
 
     def test_refusal(self):
         admission = self.admission(2)
-        admission.request(("a", 1), 1, 99, 0)
+        admission.request(("a", "a", 1), 1, 99, 0)
         admission.measure(4, 0, 1 << 20, 0, "draining", 1)
-        self.assertEqual(admission.request(("a", 1), 2, 99, 1), ("refused", "draining"))
+        self.assertEqual(admission.request(("a", "a", 1), 2, 99, 1), ("refused", "draining"))
         self.assertIsNone(admission.next_granted(1))
         admission.measure(4, 0, 1 << 20, 0, None, 2)
-        self.assertEqual(admission.request(("a", 1), 2, 99, 2)[0], "granted")
+        self.assertEqual(admission.request(("a", "a", 1), 2, 99, 2)[0], "granted")
 
     def test_shrinks(self):
         """Fewer slots than are held: none is granted until enough came back; local compiles count."""
         admission = self.admission(4)
         for i in range(5):
-            admission.request(("a", 1), i, 99, 0)
+            admission.request(("a", "a", 1), i, 99, 0)
         admission.measure(1, 0, 1 << 20, 0, None, 1)
         for i in range(2):
             admission.release(i, 0, 2)
@@ -2935,7 +2994,7 @@ class Admissions(unittest.TestCase):
         """No new grants for a quarter of a second after foreign load was noticed."""
         admission = self.admission(4)
         admission.measure(3.2, 2.0, 1 << 20, 0, None, 1)
-        self.assertEqual(admission.request(("a", 1), 1, 99, 1)[0], "parked")
+        self.assertEqual(admission.request(("a", "a", 1), 1, 99, 1)[0], "parked")
         self.assertIsNone(admission.next_granted(1 + lm.GRANT_PAUSE_S / 2))
         self.assertEqual(admission.next_granted(1 + lm.GRANT_PAUSE_S)[0], 1)
 
@@ -2947,10 +3006,10 @@ class Admissions(unittest.TestCase):
             admission.measure(16, 0.0, available_mb, 500, None, now)
             return admission.slots
         self.assertEqual(measure(500 + 4 * 512, 0), 4)
-        self.assertEqual(admission.request(("a", 1), 1, 1024, 0), ("granted", 1))
-        self.assertEqual(admission.request(("a", 1), 2, 512, 0), ("granted", 2))
-        self.assertEqual(admission.request(("a", 1), 3, 1024, 0)[0], "parked")      # 512 are left
-        self.assertEqual(admission.request(("a", 1), 4, 100, 0)[0], "parked")       # nor does it overtake the third
+        self.assertEqual(admission.request(("a", "a", 1), 1, 1024, 0), ("granted", 1))
+        self.assertEqual(admission.request(("a", "a", 1), 2, 512, 0), ("granted", 2))
+        self.assertEqual(admission.request(("a", "a", 1), 3, 1024, 0)[0], "parked")      # 512 are left
+        self.assertEqual(admission.request(("a", "a", 1), 4, 100, 0)[0], "parked")   # nor does it overtake the third
         self.assertEqual(measure(500 + 4 * 512, 0.01), 3)                           # two, and one more
         self.assertIsNone(admission.next_granted(0.01))
         admission.release(1, 0, 0.02)
@@ -2965,7 +3024,7 @@ class Admissions(unittest.TestCase):
         admission = lm.Admission(99, lm.PeakMemory())
         admission.job_s.add(10)
         admission.measure(16, 0.0, 3000, 0, None, 0)
-        admission.request(("a", 1), 1, 1000, 0)
+        admission.request(("a", "a", 1), 1, 1000, 0)
         for now, free in ((0, 2000), (5, 2500), (10, 3000), (20, 3000)):
             admission.measure(16, 0.0, 3000, 0, None, now)
             self.assertEqual(admission.free_mb, free)
@@ -2977,11 +3036,11 @@ class Admissions(unittest.TestCase):
             admission.measure(16, 0.0, available_mb, 500, None, 0)
             self.assertEqual(admission.slots, 1)
             if answer == "refused":
-                self.assertEqual(admission.request(("a", 1), 1, 768, 0), ("refused", "memory"))
-            self.assertEqual(admission.request(("a", 1), 2, 512, 0)[0], "granted")
-            self.assertEqual(admission.request(("a", 1), 3, 768, 0)[0], answer)
+                self.assertEqual(admission.request(("a", "a", 1), 1, 768, 0), ("refused", "memory"))
+            self.assertEqual(admission.request(("a", "a", 1), 2, 512, 0)[0], "granted")
+            self.assertEqual(admission.request(("a", "a", 1), 3, 768, 0)[0], answer)
             admission.measure(16, 0.0, available_mb - 250, 500, None, 5)            # half of it is taken
-            self.assertEqual(admission.request(("a", 1), 4, 768, 5)[0], answer)
+            self.assertEqual(admission.request(("a", "a", 1), 4, 768, 5)[0], answer)
 
     def test_memory_cold(self):
         """Before the first job has ended its promised memory is not forgotten; nor after long."""
@@ -2989,7 +3048,7 @@ class Admissions(unittest.TestCase):
         for now in (0, 1, 3, 60):
             taken_mb = min(now * 5, 500) * len(admission.holders)
             admission.measure(64, 0.0, 4096 - taken_mb, 0, None, now)
-            while admission.free(now) > 0 and admission.request(("a", 1), number, 512, now)[0] == "granted":
+            while admission.free(now) > 0 and admission.request(("a", "a", 1), number, 512, now)[0] == "granted":
                 number += 1
             for ticket in list(admission.parked):
                 admission.release(ticket, 0, now)
@@ -3009,7 +3068,7 @@ class Admissions(unittest.TestCase):
         restarted, does not share the host for ever."""
         admission, minute = self.admission(9), lm.SUBMITTER_MEMORY_S
         for ticket in ("old", "long"):
-            admission.request((ticket, 1), ticket, 99, 0)
+            admission.request((ticket, ticket, 1), ticket, 99, 0)
         admission.release("old", 1, 1)
         for now, wanted in ((minute - 1, {"old": 1, "long": 2}), (minute + 1, {"long": 2})):
             admission.measure(9, 0.0, 1 << 20, 0, None, now)
@@ -3021,7 +3080,7 @@ class Admissions(unittest.TestCase):
     def test_counted_bounded(self):
         admission = self.admission(2)
         for i in range(200):
-            admission.request((i, 1), i, 99, 0)
+            admission.request((i, i, 1), i, 99, 0)
             admission.release(i, 0, 0)
         self.assertLessEqual(len(admission.counted), 64)
         self.assertEqual(admission.counted[199], 200)
@@ -3062,6 +3121,26 @@ class Hosts(unittest.TestCase):
         report(0, 5, 3)
         self.assertEqual((host.occupied(), host.uncounted, host.ended, host.counters["ok"], host.counters["cancelled"]),
                          (0, 0, 0, 1, 1))
+
+    def test_many_submitters(self):
+        """A report names the 20 submitters that got a slot last: of one that is left out all jobs are counted, else it
+        would take the host for busy until they end."""
+        for others in (lm.Load.COUNTED_MOST - 1, 2 * lm.Load.COUNTED_MOST):
+            scheduler = a_scheduler(("h", 5))
+            host, admission = scheduler.hosts["h"], lm.Admission(5, lm.PeakMemory())
+            admission.measure(8, 0.0, 1 << 20, 0, None, 0)
+            for at in range(3):
+                _, number = admission.request(("us", b"submitte", 1), at, 99, 0)
+                self.granted(scheduler, host, number, 0)
+            for at in range(others):
+                admission.request(("o", b"%08d" % at, 1), b"o", 99, 1)
+                admission.release(b"o", 0.1, 1)
+            load = host_load(5, 3)
+            load.counted = dict(admission.counted)
+            load = lm.Load.parse(load.encode())
+            scheduler.report(host, load, 1)
+            scheduler.counted_to(host, load.counted_of(b"submitte"))
+            self.assertEqual((others, host.occupied()), (others, 3))
 
     def test_asking_counts(self):
         scheduler = a_scheduler(("h", 2))
@@ -4058,8 +4137,8 @@ class SimServer:
 
     def ask(self, link):
         self.links.add(link)
-        answer = self.admission.request((link.submitter.instance, link.request.group[0]), link,
-                                        link.request.memory_mb, self.farm.now)
+        answer = self.admission.request((link.submitter.instance, link.submitter.instance, link.request.group[0]),
+                                        link, link.request.memory_mb, self.farm.now)
         link.state = {"granted": "reserved", "parked": "parked", "refused": "over"}[answer[0]]
         if answer[0] == "granted":
             self.reserved(link)
@@ -4354,7 +4433,7 @@ class SimSubmitter:
             return
         self.heard_to[server.name] = (load.instance, load.sequence, now)
         self.scheduler.report(host, load, now)
-        self.scheduler.counted_to(host, load.counted.get(self.instance, 0))
+        self.scheduler.counted_to(host, load.counted_of(self.instance))
 
     def tick(self):
         self.scheduler.tick(self.farm.now)
@@ -4451,7 +4530,8 @@ class Farm:
             assert set(server.admission.holders) == held, "slots and connections differ"
             parked = {link for link in server.links if link.state == "parked"}
             assert set(server.admission.parked) == parked, "parked requests and connections differ"
-            active = collections.Counter(holder.key for holder in server.admission.holders.values())
+            active = collections.Counter(level for holder in server.admission.holders.values()
+                                         for level in (holder.key[0], holder.key))
             assert server.admission.fair.active == active, "shares and slots differ"
 
     def idle(self):
@@ -8305,6 +8385,66 @@ class DaemonStart(FarmCase):
         self.assertTrue(worker.status())
 
 
+# /proc/self/cgroup | {file below the mounts: contents, of memory in MB} | CPUs of 8, MB of 9000 that may be used
+CGROUPS = (
+    ("", {}, 8, 9000),
+    ("0::/", {}, 8, 9000),
+    ("junk\n0::", {"cpu.max": "junk", "memory.max": "", "memory.current": "x"}, 8, 9000),
+    ("0::/", {"cpu.max": "150000 100000", "memory.max": 700, "memory.current": 300,
+              "memory.stat": {"anon": 1, "active_file": 50, "inactive_file": 100}}, 2, 550),
+    ("0::/", {"memory.max": 99999, "memory.current": 0, "memory.stat": {}}, 8, 9000),
+    ("0::/a/b", {"a/memory.max": 500, "a/memory.current": 600, "a/memory.stat": {}, "a/b/memory.max": 4000,
+                 "a/b/memory.current": 0, "a/b/memory.stat": {}, "a/b/cpu.max": "max 100000"}, 8, 0),
+    ("0::/a/b", {"a/memory.max": "max", "a/b/memory.max": 400, "a/b/memory.current": 0, "a/b/memory.stat": {},
+                 "a/cpu.max": "100 100"}, 1, 400),
+    ("0::/not/seen/here", {"memory.max": 90, "memory.current": 0, "memory.stat": {}, "cpu.max": "3 1"}, 3, 90),
+    ("4:memory:/a\n1:cpu,cpuacct:/a", {
+        "memory/a/memory.limit_in_bytes": 800, "memory/a/memory.usage_in_bytes": 790,
+        "memory/a/memory.stat": {"inactive_file": 7, "total_inactive_file": 90},
+        "memory/memory.limit_in_bytes": (1 << 43) - 1, "memory/memory.usage_in_bytes": 5,
+        "cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"}, 8, 100),
+    ("4:memory:/docker/x\n1:cpu:/docker/x", {               # in a container, whose own is at the root of the mount
+        "memory/memory.limit_in_bytes": 70, "memory/memory.usage_in_bytes": 0, "memory/memory.stat": {},
+        "cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 1, 70),
+)
+
+
+class Cgroups(FarmCase):
+    """What a cgroup leaves of the machine, for a daemon within."""
+
+    def test_files(self):
+        for text, files, cores, memory_mb in CGROUPS:
+            folder = set_procfs(new_folder(), 8)
+            os.makedirs(folder + "/self")
+            write(folder + "/self/cgroup", text + "\n")
+            for name, value in files.items():
+                os.makedirs(os.path.dirname("%s/cgroup/%s" % (folder, name)), exist_ok=True)
+                rows = value.items() if isinstance(value, dict) else [("", value)]
+                write("%s/cgroup/%s" % (folder, name), "".join(
+                    "%s %s\n" % (word, row << 20 if isinstance(row, int) else row) for word, row in rows))
+            box = lm.Box(folder, "/tmp")
+            with self.subTest(text, files=files):
+                self.assertEqual((box.cores, box.memory_available_kb()), (cores, memory_mb << 10))
+
+    def test_real(self):
+        """A worker with 600 MB has no more to offer, and says how much of them is left."""
+        rows = [line.split(":", 2) for line in contents("/proc/self/cgroup").decode().splitlines()]
+        folder, name = next((("/sys/fs/cgroup/memory" + path, "memory.limit_in_bytes") for _, controllers, path in rows
+                             if controllers == "memory"), ("/sys/fs/cgroup" + rows[-1][2], "memory.max"))
+        folder = "%s/dlm-%d" % (folder, os.getpid())
+        try:
+            os.mkdir(folder)
+            self.addCleanup(os.rmdir, folder)
+            write("%s/%s" % (folder, name), str(600 << 20))
+        except OSError as error:
+            self.skipTest("no cgroup of our own: %s" % error)
+        worker = self.farm.worker("--procfs", "/proc", prog=wrapped("echo $$ > %s/cgroup.procs\nexec" % folder))
+        row = worker.status()["hosts"][0]
+        worker.close()
+        self.assertTrue(eventually(lambda: not contents(folder + "/cgroup.procs")))
+        self.assertTrue(300 << 10 < row["memory_available_kb"] < 600 << 10, row)
+
+
 class Listing(unittest.TestCase):
     """Host lists: where they are looked for, and what they say of this box."""
 
@@ -8467,11 +8607,11 @@ class Contained(unittest.TestCase):
                 raise ConnectionResetError(errno.ECONNRESET, "gone")
             left.append(connection)
         server.reserve = reserve
-        admission.request(("x", 1), "first", 1, 0.0)
+        admission.request(("x", "x", 1), "first", 1, 0.0)
         last = Gone()
         last.state = "left"
         for connection in [Gone() for _ in range(3000)] + [last]:
-            self.assertEqual(admission.request(("x", 1), connection, 1, 0.0)[0], "parked")
+            self.assertEqual(admission.request(("x", "x", 1), connection, 1, 0.0)[0], "parked")
         admission.release("first", 1.0, 0.0)
         server.grant_next()
         self.assertEqual(left, [last])
