@@ -186,6 +186,8 @@ TEXT_OVERLAP_BYTES = 1 << 20
 LZO_BLOCK_BYTES = 1 << 20           # unpacked between writes; at least twice LZO_WINDOW. Slower / memory
 MAX_CLIENT_MESSAGE_BYTES = 64 * 1024
 SESSIONS_PER_UID = 2000             # large builds go local / one user takes all descriptors
+QUESTIONS_PER_UID = 16              # beyond these, for `status` and the like: it is not answered / likewise
+USERS_REMEMBERED = 100              # of whom something is remembered: who comes rarely is learnt anew / memory
 HELLO_TIMEOUT_S = 1.0               # a busy daemon is passed by / a frozen one holds up each compile
 DIRECTIVES_BANDWIDTH_KB_S = 20_000.0    # jobs wait for the link / the submitter preprocesses more than it must
 DIRECTIVES_SHARE = 0.75             # of the slots: jobs crowd on the able hosts / likewise
@@ -263,9 +265,12 @@ TRANSFER_MIN_KB = 64                # smaller jobs say nothing about bandwidth
 BANDWIDTH_PRIOR_KB_S = 50_000.0     # before it is measured
 UNKNOWN_HOST_RESULTS = 3            # until so many results a host gets cores / 4 jobs at most
 REFUSAL_MEMORY_S = 86_400.0         # how long (file, flags) go local after a remote mishap
-REFUSALS_REMEMBERED = 2000
-FILES_REMEMBERED = 50_000           # headers are searched again / memory, for each user
-RECIPES_REMEMBERED = 2_000          # gcc's driver runs where it need not / memory: each has the flags of a command
+REFUSALS_REMEMBERED = 5000          # of each user, as the next three: files are sent in vain / memory
+FILES_REMEMBERED = 50_000           # headers are searched again / likewise
+RECIPES_REMEMBERED = 200            # gcc's driver runs where it need not / likewise
+COMPILERS_REMEMBERED = 100          # compilers are asked again what they are / likewise
+LONG_COMMAND_BYTES = 8192           # gcc's driver runs where it need not, and flags are hashed / memory
+PATH_BYTES = 4096                   # the kernel's own limit; what is longer is cut, or not remembered
 DECISIONS_KEPT = 500                # `why` and the page forget early / memory
 HISTORY_INTERVAL_S = 2.0            # the page shows no short peaks / it covers less time
 HISTORY_KEPT = 450                  # samples: the page covers less time / memory, and a long JSON
@@ -340,6 +345,8 @@ REASONS = {
     "compiler-script": "the compiler is a script or cannot be identified",
     "directives-only": "the source does not bear -fdirectives-only",
     "long-command": "the command line is too long to send",
+    "client-version": "the client is of another version than the daemon: restart the daemon",
+    "sessions": "this user has too many connections to the daemon",
     "other": "for a reason that the daemon does not know",
 }
 
@@ -969,8 +976,8 @@ class Load:
 
 # ---- client messages on the unix socket: a token whose body is fields joined by NUL
 #
-#   client to daemon   HELO version, "cc", source, output, job class, remember key, compiler key, own hosts only (0|1),
-#                      -fdirectives-only is possible (0|1), cwd, shape of stage 1 (Command.shape)
+#   client to daemon   HELO version, "cc", source, output, job class, stamp of the source, flags, compiler key,
+#                      own hosts only (0|1), -fdirectives-only is possible (0|1), cwd, shape of stage 1 (Command.shape)
 #                      HELO version, "local", reason, compiles (0|1), source       a command that is not distributed
 #                      HELO version, "status" | "jobs" | "why" | "drain", argument
 #                      HELO version, "probe", host, identity, size in KB           a slot there for `check`
@@ -993,9 +1000,9 @@ class Load:
 #                      LOCL reason, hold (0|1)              run it here; hold: keep this connection until it ends
 #                      PING                                                        still here
 #                      JSON text                                                   answer to status, jobs, why, drain
-#                      NOPE text                                                   not allowed, not understood
+#                      NOPE text                       not allowed, not understood, too many: do without the daemon
 
-CLIENT_VERSION = b"2"
+CLIENT_VERSION = b"3"
 
 
 def encode_fields(name, *fields):
@@ -3698,22 +3705,44 @@ class Roster(dict):
         return frame.directives
 
 
+class PerUser:
+    """Rows {key: value} of each user, at most `most` of one: no user's push out another's. They are the word of that
+    user's own clients, too."""
+
+    def __init__(self, most):
+        self.most, self.users = most, {}    # {uid: rows}, who came last at the end
+
+    def rows(self, uid):
+        self.users[uid] = rows = self.users.pop(uid, {})
+        if len(self.users) > USERS_REMEMBERED:
+            self.users.pop(next(iter(self.users)))
+        return rows
+
+    def put(self, uid, key, value):
+        rows = self.rows(uid)
+        if key not in rows and len(rows) >= self.most:
+            rows.pop(next(iter(rows)))
+        rows[key] = value
+
+
 class Memory:
-    """What is remembered of (uid, file and flags): the reason why it goes local at once. A day, or until either changes
-    (the key contains the file's inode, size and ctime)."""
+    """What is remembered of a user's (file and flags): the reason why it goes local at once. A day, or until either
+    changes (the key contains the file's inode, size and ctime)."""
 
     def __init__(self):
-        self.rows = {}                      # (uid, key): (reason name, until)
+        self.users = PerUser(REFUSALS_REMEMBERED)       # {key: (reason name, until)}
 
     def recall(self, uid, key, now):
-        row = self.rows.get((uid, key))
+        row = self.users.rows(uid).get(key)
         return row[0] if row and now < row[1] else None
 
     def remember(self, uid, key, name, now):
-        self.rows.pop((uid, key), None)
-        self.rows[uid, key] = (name, now + REFUSAL_MEMORY_S)
-        if len(self.rows) > REFUSALS_REMEMBERED:
-            self.rows.pop(next(iter(self.rows)))
+        rows = self.users.rows(uid)
+        rows.pop(key, None)
+        oldest = next(iter(rows.values()), None)
+        if len(rows) >= REFUSALS_REMEMBERED and now < oldest[1]:
+            rows.popitem()                  # the latest: a build of more files than these finds the others again
+        self.users.put(uid, key, (name, now + REFUSAL_MEMORY_S))
 
 
 class History:
@@ -3882,6 +3911,11 @@ class Ledger:
         self.local_reasons[reason] = self.local_reasons.get(reason, 0) + 1
         job.enter("home", now)
         self.locals.ask(job, job.uid, now)
+
+    def turned_away(self, reason):
+        """A compile that never became a job."""
+        self.totals["local"] += 1
+        self.local_reasons[reason] = self.local_reasons.get(reason, 0) + 1
 
     def leave(self, job, now):
         """Take the job out of whatever holds or queues it; its lease ends."""
@@ -7124,6 +7158,11 @@ def figures_told(job, fields, now):
     return figures.timed(Times(*times[:4], concurrency=times[4] / 100)) if timed else figures
 
 
+def digest(*words):
+    """What a key is remembered by, however long: 16 bytes."""
+    return hashlib.blake2b(b"\0".join(map(os.fsencode, words)), digest_size=16).digest()
+
+
 class Conversation:
     """Messages to and from a client. A subclass has dispatch() and end(), which sets `closed`."""
     __slots__ = ("hub", "sock", "pid", "uid", "decoder", "unread", "outgoing", "answered", "closed")
@@ -7230,14 +7269,16 @@ class Session(Conversation):
             raise WireError("%s: %s" % (name.decode("latin-1"), error)) from None
 
     def on_hello(self, fields):
-        if fields[0] != CLIENT_VERSION:
-            return self.send(b"NOPE", "client version %s, the daemon's is %s: restart the daemon" % (
-                os.fsdecode(fields[0])[:20], CLIENT_VERSION.decode()))
         kind = fields[1]
+        if fields[0] != CLIENT_VERSION:
+            return self.turn_away(kind, "client-version", ": %s, the daemon's is %s" % (
+                os.fsdecode(fields[0])[:20], CLIENT_VERSION.decode()))
+        if kind in (b"cc", b"local") and self.hub.per_uid[self.uid] > SESSIONS_PER_UID:
+            return self.turn_away(kind, "sessions")
         if self.job is not None or self.pidfd is not None:
             raise WireError("a second HELO")
         if kind == b"cc":
-            return self.hello_compile([os.fsdecode(field) for field in fields[2:11]])
+            return self.hello_compile([os.fsdecode(field) for field in fields[2:12]])
         if kind == b"local":
             return self.hello_local(os.fsdecode(fields[2]), os.fsdecode(fields[3]))
         if kind == b"probe":
@@ -7246,18 +7287,25 @@ class Session(Conversation):
         text = self.hub.answer(kind.decode("ascii", "replace"), [os.fsdecode(field) for field in fields[2:]], self.uid)
         return self.send(*text)
 
+    def turn_away(self, kind, reason, details=""):
+        """A client of this kind gets no session: it does without the daemon, at once."""
+        if kind in (b"cc", b"local"):
+            self.hub.scheduler.turned_away(reason)
+        return self.send(b"NOPE", REASONS[reason] + details)
+
     def hello_compile(self, fields):
-        source, output, job_class, remember_key, compiler_key, own_only, directives, cwd, *shape = fields
+        source, output, job_class, stamp, flags, compiler_key, own_only, directives, cwd, *shape = fields
         now = self.hub.loop.now()
+        if not source.startswith("/"):
+            source = cwd + "/" + source
         job_class = job_class[:64].encode("ascii", "replace").decode()      # part of a message, and of the state file
-        job = Job(self.uid, source if source.startswith("/") else cwd + "/" + source, output, job_class,
-                  remember_key, self, now)
-        job.identity = self.hub.identities.get((self.uid, compiler_key))
-        job.compiler_key, job.own_only = compiler_key, own_only == "1"
-        job.may_directives = directives == "1"
-        flags = remember_key.split("\n", 2)[-1]
-        self.recipe_key = (self.uid, compiler_key, shape[0], flags) if any(shape) else None
-        job.source_key = hashlib.blake2b(os.fsencode(job.source + "\n" + flags), digest_size=8).hexdigest()
+        job = Job(self.uid, source[:PATH_BYTES], output[:PATH_BYTES], job_class,
+                  digest(source, stamp, flags, compiler_key), self, now)
+        if len(compiler_key) < 2 * PATH_BYTES:
+            job.compiler_key, job.identity = compiler_key, self.hub.identities.rows(self.uid).get(compiler_key)
+        job.own_only, job.may_directives = own_only == "1", directives == "1"
+        self.recipe_key = digest(compiler_key, shape[0], flags) if any(shape) else None
+        job.source_key = digest(source, flags)[:8].hex()
         if self.hub.nested(self.pid):
             return self.send(b"LOCL", "nested", 0)
         self.job = job
@@ -7291,13 +7339,13 @@ class Session(Conversation):
             raise WireError("SIZE before the compiler's identity")
         for plain, keys in zip((True, False), fields[3:5]):
             self.hub.remember_files(self.uid, keys, plain)
-        if self.recipe_key and fields[5:6] not in ([], [b""]):
-            self.hub.recipes[self.recipe_key, job.mode] = fields[5]
+        if self.recipe_key and fields[5:6] not in ([], [b""]) and len(fields[5]) <= LONG_COMMAND_BYTES:
+            self.hub.recipes.put(self.uid, (self.recipe_key, job.mode), fields[5])
         now = self.hub.loop.now()
         self.hub.scheduler.sized(job, size // 1024 + 1, min(milliseconds / 1e3, now - job.since), mode, now)
 
     def on_seen(self, fields):
-        known = self.hub.looked_into.get(self.uid, {})
+        known = self.hub.looked_into.rows(self.uid)
         keys = [fields[0][i:i + 16] for i in range(0, len(fields[0]), 16)] if fields else []
         self.need_job("preprocess")
         self.send(b"FILE", int(any(known.get(key) is False for key in keys)),
@@ -7339,7 +7387,7 @@ class Session(Conversation):
     # -- out
 
     def send_turn(self):
-        recipe = self.hub.recipe((self.recipe_key, self.job.mode)) if self.recipe_key else NO_RECIPE
+        recipe = self.hub.recipe(self.uid, (self.recipe_key, self.job.mode)) if self.recipe_key else NO_RECIPE
         self.send(b"TURN", self.job.mode, 1 if self.job.identity is None else 0, recipe)
 
     def send_socket(self, request, microseconds=0):
@@ -7413,10 +7461,10 @@ class Hub:
         scheduler.on_close = self.log_job
         self.answer = answer                        # (command, arguments, uid) -> (message name, field)
         self.sessions = set()
-        self.identities = {}                        # (uid, compiler key): identity; b"": cannot be identified
+        self.identities = PerUser(COMPILERS_REMEMBERED)     # {compiler key: identity; b"": cannot be identified}
         self.per_uid = collections.Counter()        # sessions
-        self.looked_into = {}                       # uid: {file key: whether it has nothing remarkable for stage 1}
-        self.recipes = {}                           # ((uid, compiler key, shape, flags), mode): recipe for stage 1
+        self.looked_into = PerUser(FILES_REMEMBERED)        # {file key: whether it has nothing remarkable for stage 1}
+        self.recipes = PerUser(RECIPES_REMEMBERED)  # {(Session.recipe_key, mode): recipe for stage 1}
         self.holders = {}                           # pid that holds a local slot: how many
         self.newcomers = []                         # said hello since the last decisions
 
@@ -7428,8 +7476,10 @@ class Hub:
                 return
             sock.setblocking(False)
             session = Session(self, sock)
-            if self.per_uid[session.uid] >= SESSIONS_PER_UID:
-                sock.close()                        # it compiles locally
+            if self.per_uid[session.uid] >= SESSIONS_PER_UID + QUESTIONS_PER_UID:
+                self.scheduler.turned_away("sessions")
+                session.send(b"NOPE", REASONS["sessions"])
+                session.end()
                 continue
             self.sessions.add(session)
             self.per_uid[session.uid] += 1
@@ -7469,27 +7519,19 @@ class Hub:
             probe.close()
 
     def remember_identity(self, uid, compiler_key, identity):
-        if len(self.identities) > 2000:
-            self.identities.clear()
         if compiler_key:
-            self.identities[uid, compiler_key] = identity
+            self.identities.put(uid, compiler_key, identity)
 
     def remember_files(self, uid, keys, plain):
-        """By uid, since it is that user's word."""
-        known = self.looked_into.setdefault(uid, {})
-        if len(known) > FILES_REMEMBERED:
-            known.clear()
         for i in range(0, len(keys), 16):
-            known[keys[i:i + 16]] = plain
+            self.looked_into.put(uid, keys[i:i + 16], plain)
 
-    def recipe(self, key):
+    def recipe(self, uid, key):
         """What is remembered; to make one is asked for from the second time on: some commands come but once."""
-        if key not in self.recipes:
-            if len(self.recipes) >= RECIPES_REMEMBERED:
-                self.recipes.clear()
-            self.recipes[key] = RECIPE_WANTED
-            return NO_RECIPE
-        return self.recipes[key]
+        found = self.recipes.rows(uid).get(key)
+        if found is None:
+            self.recipes.put(uid, key, RECIPE_WANTED)
+        return found or NO_RECIPE
 
     def nested(self, pid):
         """Whether a process above this one holds a local slot: then it must not wait for another."""
@@ -7564,8 +7606,8 @@ class View:
         waiting = [job for job in scheduler.jobs if job.state in ("queued", "wait", "home")]
         by_user = collections.Counter(user_name(job.uid) for job in waiting)
         hosts = [self.local_host(facts, now)] + [self.remote_host(host, now) for host in scheduler.hosts.values()]
-        used = {(key.rsplit(" ", 4)[0], identity) for (owner, key), identity in self.compilers_used().items()
-                if identity and (privileged or owner == uid)}
+        used = {(key.rsplit(" ", 4)[0], identity) for owner, rows in self.compilers_used().users.items()
+                for key, identity in rows.items() if identity and (privileged or owner == uid)}
         for row, host in zip(hosts[1:], scheduler.hosts.values()):
             row["lacks"] = self.lacks(host, used, now)
         return {
@@ -8787,7 +8829,11 @@ class Interrupted(BaseException):
 
 
 class DaemonGone(Exception):
-    """The daemon closed, fell silent or cannot be reached."""
+    """The daemon fell silent, cannot be reached, or has no place for this client."""
+
+
+class DaemonClosed(DaemonGone):
+    """The daemon ended the conversation without a word: it may be restarting."""
 
 
 class HostFailed(Exception):
@@ -8845,6 +8891,11 @@ def compressed(fd, size):
     return result, total + len(block)
 
 
+def refusal_text(fields):
+    """Of a NOPE."""
+    return b": ".join(fields).decode("utf-8", "replace")
+
+
 class DaemonLink:
     """The connection to this box's daemon. receive() deals with pings and takes the passed descriptor along."""
 
@@ -8889,11 +8940,20 @@ class DaemonLink:
         return self.sock.fileno()
 
     def send(self, name, *fields):
+        """TooLarge, and nothing sent, where the daemon would not take it."""
+        message = encode_fields(name, *fields)
+        if len(message) - TOKEN_BYTES > MAX_CLIENT_MESSAGE_BYTES:
+            raise TooLarge("%s of %d bytes" % (name.decode(), len(message)))
         self.sock.settimeout(SILENCE_TIMEOUT_S)
         try:
-            self.sock.sendall(encode_fields(name, *fields))
-        except OSError as error:
+            self.sock.sendall(message)
+        except self.module.timeout as error:
             raise DaemonGone(str(error)) from None
+        except OSError as error:                    # what it said before it closed comes first
+            said = self.receive(wait=False)
+            if said and said[0] == b"NOPE":
+                raise DaemonGone(refusal_text(said[1])) from None
+            raise DaemonClosed(str(error)) from None
 
     def receive(self, wait=True):
         """(name, fields) of the next message that is no ping; None if there is none and `wait` is false."""
@@ -8916,8 +8976,10 @@ class DaemonLink:
             data, ancillary, _, _ = self.sock.recvmsg(65536, room, getattr(self.module, "MSG_CMSG_CLOEXEC", 0))
         except BlockingIOError:
             return False
-        except OSError as error:                    # a timeout, too: nothing came, and nothing was left unread
+        except self.module.timeout as error:        # nothing came, and nothing was left unread
             raise DaemonGone(str(error)) from None
+        except OSError as error:
+            raise DaemonClosed(str(error)) from None
         for level, kind, passed in ancillary:
             if level == self.module.SOL_SOCKET and kind == self.module.SCM_RIGHTS:
                 if self.passed >= 0:
@@ -8925,7 +8987,7 @@ class DaemonLink:
                 self.passed = int.from_bytes(passed[:4], sys.byteorder)
                 posix.set_inheritable(self.passed, False)
         if not data:
-            raise DaemonGone("the daemon closed the connection")
+            raise DaemonClosed("the daemon closed the connection")
         self.backlog = data
         return True
 
@@ -9649,14 +9711,24 @@ class SourceText:
         self.files = None
 
 
-def remember_key(command):
-    """What the daemon remembers a mishap by: the file as it is now, and its flags."""
+def source_stamp(path):
+    """A file as it is now."""
     try:
-        found = posix.stat(command.source)
-        stamp = "%d %d %d" % (found.st_ino, found.st_size, found.st_ctime_ns)       # which nobody can set
+        found = posix.stat(path)
+        return "%d %d %d" % (found.st_ino, found.st_size, found.st_ctime_ns)        # which nobody can set
     except OSError:
-        stamp = ""
-    return "%s\n%s\n%s" % (command.source, stamp, command.flags_key.replace("\0", "\n"))
+        return ""
+
+
+def short_key(text):
+    """It, or where it is long a digest of it."""
+    if len(text) <= LONG_COMMAND_BYTES:
+        return text.replace("\0", "\n")
+    try:
+        from _blake2 import blake2b                 # 0.1 ms; hashlib would cost 5
+    except ImportError:
+        from hashlib import blake2b
+    return blake2b(encode_system(text), digest_size=16).hexdigest()
 
 
 def show(reply):
@@ -9713,7 +9785,7 @@ class Client:
             if name == b"LOCL":
                 return self.go_local(fields)
             if name == b"NOPE":
-                raise DaemonGone(fields[0].decode("utf-8", "replace"))
+                raise DaemonGone(refusal_text(fields))
 
     def go_local(self, fields):
         reason = fields[0].decode("utf-8", "replace")
@@ -9749,8 +9821,9 @@ class Client:
         command = self.command
         self.link = DaemonLink.find(self.invocation.sockets())
         self.link.send(b"HELO", CLIENT_VERSION, b"cc", command.source, command.output, command.job_class,
-                       remember_key(command), self.invocation.key(), 1 if command.own_only else 0,
-                       0 if command.directives_only_bar or command.preprocessed else 1, posix.getcwd(), command.shape)
+                       source_stamp(command.source), short_key(command.flags_key), self.invocation.key(),
+                       1 if command.own_only else 0, 0 if command.directives_only_bar or command.preprocessed else 1,
+                       posix.getcwd(), short_key(command.shape))
         while True:
             name, fields = self.link.receive()
             status = None
@@ -9761,7 +9834,7 @@ class Client:
             elif name == b"LOCL":
                 status = self.go_local(fields)
             elif name == b"NOPE":
-                raise DaemonGone(fields[0].decode("utf-8", "replace"))
+                raise DaemonGone(refusal_text(fields))
             if status is not None:
                 return status
 
@@ -9778,7 +9851,7 @@ class Client:
         if reason:
             return self.give_up(reason)
         self.link.send(b"SIZE", text.size, text.milliseconds, MODE_NAMES.index(text.mode), "".join(text.plain_files),
-                       "".join(text.odd_files), text.new_recipe)
+                       "".join(text.odd_files), text.new_recipe if len(text.new_recipe) <= LONG_COMMAND_BYTES else "")
         return None
 
     def give_up(self, reason, tell=False, host=b""):
@@ -9838,7 +9911,7 @@ class Client:
         self.say("failed there: %s %s" % (name, text))
         self.discard_outputs()
         if job.link is None:
-            raise DaemonGone("and the host failed")
+            raise DaemonClosed("and the host failed")
         self.link.send(b"FAIL", name, text, job.host)
         return None
 
@@ -9852,7 +9925,7 @@ class Client:
     def after_farm(self, job, reason, tell=False):
         job.close()
         if job.link is None:
-            raise DaemonGone(reason)
+            raise DaemonClosed(reason)
         return self.give_up(reason, tell, job.host)
 
     def success(self, job, new, times, total_ms):
@@ -9881,28 +9954,28 @@ class Client:
             self.text.discard()
 
     def run_farm(self):
-        """The farm, with one more try where the daemon restarts meanwhile; then this box without it."""
+        """The farm, with more tries where the daemon restarts meanwhile; then this box without it."""
         import time
-        deadline = None
+        deadline, known = 0.0, False                        # known: there is, or was, a daemon
         while True:
-            waited = False
             try:
                 return self.farm()
+            except TooLarge as error:
+                return self.local("long-command", str(error))
             except (DaemonGone, WireError) as error:
                 self.say("daemon: %s" % error)
                 self.discard_outputs()
-                if self.link:
-                    waited = True
-                    self.link.sock.close()
-                    self.link = None
-            if deadline is None:
-                if not waited:
-                    break
+                connected, closed = bool(self.link), isinstance(error, DaemonClosed)
+            if connected:
+                known = True
+                self.link.sock.close()
+                self.link = None
+            if closed and not deadline:
                 deadline = time.monotonic() + RETRY_DAEMON_S
-            elif time.monotonic() > deadline:
+            if connected and not closed or time.monotonic() > deadline:     # what it says, or says not, it will again
                 break
             time.sleep(0.05)                                # a restarting daemon: there is no event to wait for
-        if deadline:
+        if known:
             wait_in_line(self.invocation.sockets()[0])
         return self.end_without_farm()
 
@@ -9945,7 +10018,7 @@ def wait_in_line(path):
                 continue
             posix.set_inheritable(fd, True)
             return
-        time.sleep(0.1)
+        time.sleep(0.02)
 
 
 WATCHED_VARIABLES = (*ENVIRONMENT, "LD_PRELOAD", "DEPENDENCIES_OUTPUT", "SUNPRO_DEPENDENCIES")
