@@ -343,6 +343,7 @@ REASONS = {
     "environment": "an environment variable changes what the compiler does",
     "output-special": "the output is not replaced, but written into: a link, a device, or with a mode of its own",
     "compiler-script": "the compiler is a script or cannot be identified",
+    "compiler-silent": "the compiler or its assembler did not say just now what it is (-v)",
     "directives-only": "the source does not bear -fdirectives-only",
     "long-command": "the command line is too long to send",
     "client-version": "the client is of another version than the daemon: restart the daemon",
@@ -981,7 +982,7 @@ class Load:
 #                      HELO version, "local", reason, compiles (0|1), source       a command that is not distributed
 #                      HELO version, "status" | "jobs" | "why" | "drain", argument
 #                      HELO version, "probe", host, identity, size in KB           a slot there for `check`
-#                      IDNT identity in hex, or empty: cannot be identified        after a TURN that asked for it
+#                      IDNT identity in hex, or empty: it is a script              after a TURN that asked for it
 #                      SEEN file keys, 16 hex digits each                          which of these must I look into?
 #                      SIZE bytes, preprocessing ms, mode, plain files, odd files, recipe  preprocessed, ends the turn;
 #                                            keys of files that were looked into; "-": there is no recipe
@@ -8850,6 +8851,14 @@ def decode_system(data):
     return data.decode(sys.getfilesystemencoding(), "surrogateescape")
 
 
+def hex_digest(data):
+    try:
+        from _blake2 import blake2b                 # 0.1 ms; hashlib would cost 5
+    except ImportError:
+        from hashlib import blake2b
+    return blake2b(data, digest_size=16).hexdigest()
+
+
 def read_all(fd, size):
     """Everything of a file that was written through this descriptor."""
     parts, at = [], 0
@@ -9346,26 +9355,33 @@ class Invocation:
             self.family, self.cxx = real[0], real[1] or bool(called and called[1])
 
     def key(self):
-        """What the daemon remembers the compiler's identity by: path and four numbers. gcc runs the `as` on PATH."""
+        """What the daemon remembers the compiler's identity by: path and four numbers. gcc runs the `as` on PATH, and
+        the loader's variables decide which libraries both get."""
         found, stamp = posix.stat(self.program), 0
         if self.family == "gcc":
             stamp = next((program.st_mtime_ns + program.st_ino for _, program in self.programs("as")), 0)
+        loader = sorted(item for item in self.environ.items() if item[0].startswith((b"LD_", b"DYLD_")))
+        if loader:
+            stamp += int(hex_digest(repr(loader).encode())[:12], 16)
         return "%s %d %d %d %d" % (self.program, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns + stamp)
 
     def identity(self):
-        """Hex of the compiler's identity, "" where it is a script or does not answer."""
+        """Hex of the compiler's identity, "" where it is a script, None where it does not answer: that may be due to
+        this process's environment or limits, or pass."""
         fd = posix.open(self.program, posix.O_RDONLY | posix.O_CLOEXEC)
         head = posix.read(fd, 2)
         posix.close(fd)
-        text = self.output_of([self.program, "-v"]) if head != b"#!" else b""
-        if not text:
+        if head == b"#!":
             return ""
+        text = self.output_of([self.program, "-v"])
         assembler = b""
         if self.family == "gcc":
             path = decode_system(self.output_of([self.program, "-print-prog-name=as"]).strip())
             if "/" not in path:
                 path = next((path for path, _ in self.programs(path)), path)
-            assembler = self.output_of([path, "--version"])
+            assembler = self.output_of([path, "--version"]) if path else b""
+        if not text or self.family == "gcc" and not assembler:
+            return None
         return identity_of(text, assembler, self.cxx).hex()
 
     def output_of(self, argv):
@@ -9628,7 +9644,10 @@ class SourceText:
                 environ[encode_system(name)] = encode_system(value)
         if STAND_IN_LIST in argv:
             self.list_fd, names[STAND_IN_LIST] = self.inherited_file("files")
-        status = self.invocation.spawn([names.get(word, word) for word in argv], environ, [self.fd, messages])
+        try:
+            status = self.invocation.spawn([names.get(word, word) for word in argv], environ, [self.fd, messages])
+        except OSError:                                     # no more processes; the compiler says so itself
+            status = -1
         for fd in (self.depend_fd, self.list_fd):
             if fd >= 0:
                 posix.set_inheritable(fd, False)
@@ -9722,13 +9741,7 @@ def source_stamp(path):
 
 def short_key(text):
     """It, or where it is long a digest of it."""
-    if len(text) <= LONG_COMMAND_BYTES:
-        return text.replace("\0", "\n")
-    try:
-        from _blake2 import blake2b                 # 0.1 ms; hashlib would cost 5
-    except ImportError:
-        from hashlib import blake2b
-    return blake2b(encode_system(text), digest_size=16).hexdigest()
+    return text.replace("\0", "\n") if len(text) <= LONG_COMMAND_BYTES else hex_digest(encode_system(text))
 
 
 def show(reply):
@@ -9842,6 +9855,8 @@ class Client:
         """Preprocess and tell the size. None, or an exit status where it was compiled here after all."""
         if fields[1] == b"1":
             identity = self.invocation.identity()
+            if identity is None:
+                return self.give_up("compiler-silent")
             self.link.send(b"IDNT", identity)
             if not identity:
                 return None                                 # LOCL follows
@@ -11366,6 +11381,10 @@ def explain_command(words):
         if invocation.family is None:
             raise RunLocally("compiler-script", invocation.program)
         command = analyze(words[1:], invocation.family, invocation.cxx, os.environ, read_at_file)
+        identity = invocation.identity()
+        if not identity:
+            name = "compiler-script" if identity == "" else "compiler-silent"
+            raise RunLocally(name, invocation.program)
     except RunLocally as refusal:
         print("local: %s" % refusal)
         return 0

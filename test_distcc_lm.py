@@ -8177,6 +8177,38 @@ class OddClients(FarmCase):
         self.assertEqual(daemon.idle()["totals"]["local_reasons"], {"client-version": 2})
         self.assertIn(b"another version", command("status", sock=daemon.socket).out)
 
+    def test_one_odd_environment(self):
+        """Where the compiler does not say what it is to one compile, that is held against none that comes later."""
+        worker, daemon = self.farm.pair()
+        with open(self.sources.folder + "/as", "w") as file:
+            os.chmod(file.name, 0o755)
+            file.write("#!/bin/sh\nmkdir $0.failed 2>/dev/null && exit 1\nexec /usr/bin/as \"$@\"\n")
+        libraries = new_folder()
+        for name in os.listdir("/usr/lib/%s" % run(["gcc", "-dumpmachine"]).out.decode().strip()):
+            if name.startswith("libbfd-"):
+                write(libraries + "/" + name, b"")
+        paths = {"PATH": self.sources.folder + ":" + PATH}
+        rows = [("LD_LIBRARY_PATH", {"LD_LIBRARY_PATH": libraries}, (), {}), ("as fails once", paths, (), paths)]
+        if ROOT and python_for_all():
+            other = ("setpriv", "--reuid=%d" % OTHER_UID, "--regid=%d" % OTHER_UID, "--clear-groups")
+            rows.append(("ulimit -u 1", {}, (*other, "prlimit", "--nproc=1"), other))
+        os.chmod(self.sources.folder, 0o777)
+        for what, odd, prefix, later in rows:
+            with self.subTest(what):
+                name, words = self.sources.make(), [program(), "cc", "gcc", "-c"]
+                ordinary, env = (later, {}) if prefix else ((), later)
+                env = environment(daemon.socket, **env, DISTCC_LM_PYTHON=python_for_all() or sys.executable)
+                silent = daemon.idle()["totals"]["local_reasons"].get("compiler-silent", 0)
+                with subprocess.Popen([*prefix, *words, name, "-o", "odd" + what[:2]], env={**env, **odd},
+                                      cwd=self.sources.folder, stderr=subprocess.DEVNULL) as process:
+                    daemon.until(lambda s, n=silent: s["totals"]["local_reasons"].get("compiler-silent", 0) == n + 1)
+                    process.kill()                      # gcc itself takes 15 s to give up a fork
+                before = daemon.idle()["totals"]
+                for _ in range(2):
+                    done = run([*ordinary, *words, name], self.sources.folder, env)
+                    self.assertEqual((done.code, done.err), (0, b""))
+                self.assertEqual(daemon.idle()["totals"]["remote"] - before["remote"], 2)
+
     def test_long_commands(self):
         """Over 64 KB of flags are no more to the daemon than others; what is too long for any message stays here."""
         worker, daemon = self.farm.pair()
@@ -11055,8 +11087,12 @@ class CommandLine(unittest.TestCase):
                 done = run([program(), "explain", *words], folder)
                 self.assertEqual((done.code, done.err), (0, b""))
                 self.assertRegex(done.out.decode().splitlines()[0], "^local: .")
-        done = run([program(), "explain", "gcc", "-c", "a.c"], folder, environment(GCC_EXEC_PREFIX="/x"))
-        self.assertRegex(done.out.decode(), "^local: ")
+        write(folder + "/as", "#!/bin/sh\nexit 1\n", 0o755)
+        os.mkdir(folder + "/bin")
+        write(folder + "/bin/gcc", "#!/bin/sh\nexec /usr/bin/gcc\n", 0o755)
+        for env in ({"GCC_EXEC_PREFIX": "/x"}, {"PATH": folder + ":" + PATH}, {"PATH": folder + "/bin:" + PATH}):
+            done = run([program(), "explain", "gcc", "-c", "a.c"], folder, environment(**env))
+            self.assertRegex(done.out.decode(), "^local: ")
 
     def test_called_in_other_ways(self):
         """By python3, from another folder, by a link, with spaces in the path."""
