@@ -276,7 +276,9 @@ HISTORY_INTERVAL_S = 2.0            # the page shows no short peaks / it covers 
 HISTORY_KEPT = 450                  # samples: the page covers less time / memory, and a long JSON
 STATE_SAVE_S = 60.0
 DRAIN_LIMIT_S = 9.0                 # jobs are cut off / service managers lose patience (they are told 10 s)
-IDENTITY_CHECK_S = 10.0             # how often a server looks whether a compiler was exchanged
+IDENTITY_CHECK_S = 10.0             # how often a server looks what compilers there are, and a client at its own, again:
+                                    # CPU / one that was exchanged or added is found late
+COMPILER_RETRY_S = 600.0            # one that does not answer -v is asked in 10, 20, 40 .. so many seconds: likewise
 
 SPAWN_MESSAGE_BYTES = 256 << 10     # SO_SNDBUF asked for, and the largest request; wmem_max may allow less. Low: long
                                     # argv refused; high: needs that much contiguous kernel memory
@@ -2469,14 +2471,24 @@ REASONS.update(LOCAL_REASONS)
 
 # ---- compiler identity
 
-def identity_of(version_text, assembler_text, cxx):
-    """8 bytes over what `COMPILER -v` says under LC_ALL=C and, for gcc, `as --version`: equal identity, equal objects.
+# Whose `as --version` hides the package's revision, so that a security update changes objects and no word. Their
+# binaries are the same on every machine, so their bytes can count. (Elsewhere the words must do: two Gentoo machines
+# compile the same sources to other bytes, and would never meet.) Of gcc the distributions' -v names the revision.
+NAMELESS_ASSEMBLERS = (b"for Debian", b"for Ubuntu")
+
+
+def identity_of(version_text, assembler_text, cxx, assembler=b""):
+    """8 bytes over what `COMPILER -v` says under LC_ALL=C and, for gcc, `as --version`, and for some the bytes of its
+    file, `assembler`: equal identity, equal objects.
 
     Lines that tell where a program lies rather than what it is are left out; the name is reduced to C or C++ driver."""
     import hashlib                                  # the client asks only once per compiler
     passed_over = (b"COLLECT_", b"InstalledDir:", b"Found ", b"Candidate ", b"Selected ")
     lines = [line.strip() for line in version_text.splitlines() if not line.startswith(passed_over)]
-    text = b"\n".join([b"C++" if cxx else b"C", *lines, b"as:", *assembler_text.splitlines()[:1]])
+    said = assembler_text.splitlines()[:1]
+    if said and any(name in said[0] for name in NAMELESS_ASSEMBLERS):
+        said.append(hashlib.sha256(assembler).digest())     # 1 ms
+    text = b"\n".join([b"C++" if cxx else b"C", *lines, b"as:", *said])
     return hashlib.sha256(text).digest()[:IDENTITY_BYTES]
 
 
@@ -5695,18 +5707,18 @@ def run_for_text(argv):
 
 
 class Compiler:
-    """One program that this host offers: path, family (gcc, clang), whether it is a C++ driver, identity, and folders
-    that its jobs must read beside those of every job."""
-    __slots__ = ("path", "family", "cxx", "identity", "stamp", "readable")
+    """One program that this host offers: path, family (gcc, clang), whether it is a C++ driver, identity, what a gcc
+    calls its assembler, and folders that its jobs must read beside those of every job."""
+    __slots__ = ("path", "family", "cxx", "identity", "assembler", "stamp", "readable")
 
-    def __init__(self, path, family, cxx, identity, stamp, readable=()):
+    def __init__(self, path, family, cxx, identity, assembler, stamp, readable=()):
         self.path, self.family, self.cxx, self.identity, self.stamp = path, family, cxx, identity, stamp
-        self.readable = readable
+        self.assembler, self.readable = assembler, readable
 
     def unchanged(self):
-        """Whether its path, which may be a link, still leads to the same program."""
+        """Whether its path, which may be a link, and its assembler's still lead to the same programs."""
         try:
-            return file_stamp(self.path) == self.stamp
+            return tool_stamp(self.path, self.assembler) == self.stamp
         except OSError:
             return False
 
@@ -5733,47 +5745,68 @@ def file_stamp(path):
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
+def assembler_path(said):
+    """The program behind what `gcc -print-prog-name=as` says: a word without a folder is looked for on PATH."""
+    return shutil.which(said, path=SERVER_PATH.decode()) or "" if said else ""
+
+
+def tool_stamp(compiler, assembler):
+    """Of both programs: binutils are upgraded apart from gcc. OSError where one is not there."""
+    path = assembler_path(assembler)
+    return file_stamp(compiler), file_stamp(path) if path else None
+
+
 class Offer:
     """The compilers of --compilers, or else the drivers on the daemon's PATH. Names are for distcc clients,
-    identities for our own. Scripts and links to this program are left out; what does not answer -v is, too."""
+    identities for our own. Scripts and links to this program are left out; what does not answer -v is, too, until it
+    does: a package is being upgraded, a file system mounted late."""
 
     def __init__(self, folders, may_clang, log):
         self.folders, self.may_clang, self.log = folders, may_clang, log
         self.by_name, self.by_identity = {}, {}
+        self.unread = set()             # folders that cannot be read now
         self.by_program = {}            # (real path, whether called as a C++ driver): Compiler
-        self.look()
+        self.mute = {}                  # the same, not answering -v: (path, stamp, how often, when to ask again)
+        self.take(self.look())
 
     def look(self):
+        """{name: Compiler}, as it is now. It runs programs and may take seconds: take() is for the loop."""
         by_name = {}
-        folders = self.folders or [folder for folder in os.get_exec_path() if folder]
-        for folder in folders:
+        for folder in self.folders or [folder for folder in os.get_exec_path() if folder]:
             try:
                 names = sorted(os.listdir(folder))
             except OSError as error:
-                if self.folders:
+                if self.folders and folder not in self.unread:
                     self.log("warning", "--compilers %s: %s" % (folder, error.strerror))
+                self.unread.add(folder)
                 continue
+            self.unread.discard(folder)
             for name in names:
                 if driver_kind(name) and name not in by_name:
                     compiler = self.examine(os.path.join(folder, name))
                     if compiler:
                         by_name[name] = compiler
-        self.by_name = by_name
-        self.by_identity = {}
+        return by_name
+
+    def take(self, by_name):
+        """These are offered from here on. Whether other identities are than before."""
+        before, identities = self.by_name, set(self.by_identity)
+        for name in sorted(before.keys() - by_name.keys()):
+            silent = before[name].path in {path for path, *_ in self.mute.values()}
+            self.log("warning", "the compiler %s is offered no longer: %s %s" % (
+                name, before[name].path, "does not answer -v" if silent else "is gone"))
+        for name in sorted(by_name.keys() - before.keys()) if before else ():
+            self.log("info", "the compiler %s is offered now: %s" % (name, by_name[name].path))
+        self.by_name, self.by_identity = by_name, {}
         for name in sorted(by_name, key=len):
             self.by_identity.setdefault(by_name[name].identity, by_name[name])
         offered = set(by_name.values())
         self.by_program = {key: compiler for key, compiler in self.by_program.items() if compiler in offered}
+        return set(self.by_identity) != identities
 
     def find(self, identity=None, name=None):
-        """The Compiler of this identity, else of this name; None if there is none. It is the program that was looked
-        at, even where a package was upgraded just now."""
-        for _ in range(2):
-            compiler = self.by_identity.get(identity) if identity else self.by_name.get(name)
-            if compiler is None or compiler.unchanged():
-                return compiler
-            self.look()
-        return None
+        """The Compiler of this identity, else of this name; None if there is none."""
+        return self.by_identity.get(identity) if identity else self.by_name.get(name)
 
     def examine(self, path):
         """Compiler, or None where it is none that may be offered. One -v for each program, whatever its links."""
@@ -5794,24 +5827,44 @@ class Offer:
         if family == "clang" and not cxx:           # clang++ is a link to clang: only the name it is called by tells
             cxx = (driver_kind(os.path.basename(path)) or "").endswith("++")
         known = self.by_program.get((real, cxx))
-        if known and known.stamp == stamp and known.unchanged():
+        if known and known.stamp[0] == stamp and known.unchanged():
             return known
-        text = run_for_text([path, "-v"])
-        assembler = program = b""
-        if family == "gcc":                             # which looks for an `as` without a folder as we do
-            program = run_for_text([path, "-print-prog-name=as"]).strip()
-            assembler = run_for_text([program, "--version"]) if program else b""
-        if not text:
+        _, mute, tries, again = self.mute.get((real, cxx), (path, None, 0, 0.0))
+        now = time.monotonic()
+        if mute == stamp and now < again:
             return None
-        program = shutil.which(os.fsdecode(program), path=SERVER_PATH.decode()) if program else ""
-        readable = own_folders(real, os.path.realpath(program or ""), run_for_text([path, "-print-search-dirs"]))
-        compiler = self.by_program[real, cxx] = Compiler(
-            path, family, cxx, identity_of(text, assembler, cxx), stamp, readable)
+        compiler = self.ask(path, family, cxx)
+        if compiler:
+            self.mute.pop((real, cxx), None)
+            self.by_program[real, cxx] = compiler
+        else:
+            tries = tries + 1 if mute == stamp else 1
+            pause_s = min(IDENTITY_CHECK_S * 2 ** min(tries - 1, 20), COMPILER_RETRY_S)
+            self.mute[real, cxx] = path, stamp, tries, now + pause_s
         return compiler
 
-    def changed(self):
-        """Whether a compiler was exchanged since look()."""
-        return not all(compiler.unchanged() for compiler in self.by_program.values())
+    @staticmethod
+    def ask(path, family, cxx):
+        """What the program says of itself; None where it does not. The stamps are taken first: what is exchanged
+        meanwhile is asked again."""
+        assembler = text = content = b""
+        if family == "gcc":                             # which looks for an `as` without a folder as we do
+            assembler = run_for_text([path, "-print-prog-name=as"]).strip()
+        program, real = assembler_path(os.fsdecode(assembler)), os.path.realpath(path)
+        try:
+            stamp = tool_stamp(path, os.fsdecode(assembler))
+            if program:
+                with open(program, "rb") as file:
+                    content = file.read()
+        except OSError:
+            return None
+        said, folders = run_for_text([path, "-v"]), run_for_text([path, "-print-search-dirs"])
+        text = run_for_text([program, "--version"]) if program else b""
+        if not said or not folders or family == "gcc" and not (assembler and text):
+            return None                                 # also of a mishap: half an identity would be another's
+        readable = own_folders(real, os.path.realpath(program), folders)
+        return Compiler(path, family, cxx, identity_of(said, text, cxx, content), os.fsdecode(assembler), stamp,
+                        readable)
 
 
 # ---- the farm's key
@@ -6303,6 +6356,7 @@ class JobServer:
         self.last_job_id, self.area, self.area_at = 0, 0.0, 0.0         # leaving: {job id: (folder, fd)} of killed jobs
         self.on_change = lambda: None               # called when the number of slots in use has changed
         self.on_served = lambda connection, result: None            # and when a compile has ended well
+        self.on_exchange = lambda: None             # a compiler is not the one that was looked at
 
     # -- slots
 
@@ -6385,6 +6439,9 @@ class JobServer:
             compiler = self.offer.find(name=os.fsdecode(os.path.basename(request.argv[0])))
         if compiler is None:
             return connection.refuse("compiler-unknown", os.fsdecode(request.argv[0])[:100])
+        if not compiler.unchanged():                # it is another now: asked again, but not while the others wait
+            self.on_exchange()
+            return connection.refuse("spawn", "its compiler was exchanged just now")
         if request.size > self.max_job_bytes:
             return connection.refuse("too-large", "%d bytes" % request.size)
         if not connection.slot_request and self.admission.refusal:
@@ -7303,7 +7360,7 @@ class Session(Conversation):
         job = Job(self.uid, source[:PATH_BYTES], output[:PATH_BYTES], job_class,
                   digest(source, stamp, flags, compiler_key), self, now)
         if len(compiler_key) < 2 * PATH_BYTES:
-            job.compiler_key, job.identity = compiler_key, self.hub.identities.rows(self.uid).get(compiler_key)
+            job.compiler_key, job.identity = compiler_key, self.hub.identity(self.uid, compiler_key, now)
         job.own_only, job.may_directives = own_only == "1", directives == "1"
         self.recipe_key = digest(compiler_key, shape[0], flags) if any(shape) else None
         job.source_key = digest(source, flags)[:8].hex()
@@ -7326,7 +7383,7 @@ class Session(Conversation):
         if len(identity) not in (0, IDENTITY_BYTES):
             raise WireError("an identity of %d bytes" % len(identity))
         job = self.need_job("preprocess")
-        self.hub.remember_identity(self.uid, job.compiler_key, identity)
+        self.hub.remember_identity(self.uid, job.compiler_key, identity, self.hub.loop.now())
         job.identity = identity or None
         if not identity:
             self.hub.scheduler.go_home(job, "compiler-script", self.hub.loop.now())
@@ -7462,7 +7519,7 @@ class Hub:
         scheduler.on_close = self.log_job
         self.answer = answer                        # (command, arguments, uid) -> (message name, field)
         self.sessions = set()
-        self.identities = PerUser(COMPILERS_REMEMBERED)     # {compiler key: identity; b"": cannot be identified}
+        self.identities = PerUser(COMPILERS_REMEMBERED)     # {compiler key: (identity or b"", when to ask again)}
         self.per_uid = collections.Counter()        # sessions
         self.looked_into = PerUser(FILES_REMEMBERED)        # {file key: whether it has nothing remarkable for stage 1}
         self.recipes = PerUser(RECIPES_REMEMBERED)  # {(Session.recipe_key, mode): recipe for stage 1}
@@ -7519,9 +7576,18 @@ class Hub:
         if probe:
             probe.close()
 
-    def remember_identity(self, uid, compiler_key, identity):
+    def identity(self, uid, compiler_key, now):
+        """What is known, or None. Now and then one client is asked anew, while the others go by what is known: the key
+        tells nothing of an `as` that is not on PATH, and a -v may have failed just once."""
+        identity, until = self.identities.rows(uid).get(compiler_key) or (None, 0.0)
+        if identity is not None and now >= until:
+            self.remember_identity(uid, compiler_key, identity, now)
+            return None
+        return identity
+
+    def remember_identity(self, uid, compiler_key, identity, now):
         if compiler_key:
-            self.identities.put(uid, compiler_key, identity)
+            self.identities.put(uid, compiler_key, (identity, now + IDENTITY_CHECK_S))
 
     def remember_files(self, uid, keys, plain):
         for i in range(0, len(keys), 16):
@@ -7608,7 +7674,7 @@ class View:
         by_user = collections.Counter(user_name(job.uid) for job in waiting)
         hosts = [self.local_host(facts, now)] + [self.remote_host(host, now) for host in scheduler.hosts.values()]
         used = {(key.rsplit(" ", 4)[0], identity) for owner, rows in self.compilers_used().users.items()
-                for key, identity in rows.items() if identity and (privileged or owner == uid)}
+                for key, (identity, _) in rows.items() if identity and (privileged or owner == uid)}
         for row, host in zip(hosts[1:], scheduler.hosts.values()):
             row["lacks"] = self.lacks(host, used, now)
         return {
@@ -7757,6 +7823,8 @@ class Loop:
 
     def __init__(self, log_level="info", log_file=None):
         self.selector = selectors.DefaultSelector()
+        self.errands, self.bell = {}, None          # name: what is to be done with what its thread gives; socket pair
+        self.ended = collections.deque()            # (name, that)
         self.watched = {}                           # object: (fd, events, callback)
         self.paused = {}                            # object: when its events are wanted again
         self.tasks = []                             # [due, interval, function(now)]
@@ -7836,6 +7904,47 @@ class Loop:
         entry = self.watched.pop(what, None)
         if entry and self.paused.pop(what, None) is None:
             self.selector.unregister(entry[0])
+
+    # -- what may block
+
+    def apart(self, name, work, then):
+        """work() in a thread, then then(what it gave) in the loop: for all that may wait for a disk, a name server or a
+        program. False while the last of that name is at it still, or where there is no thread to be had."""
+        if name in self.errands:
+            return False
+        if self.bell is None:
+            self.bell = socket.socketpair()
+            for sock in self.bell:
+                sock.setblocking(False)
+            self.watch(self.bell[0], selectors.EVENT_READ, self.on_bell)
+
+        def errand():
+            try:
+                self.ended.append((name, work(), None))
+            except Exception as error:              # noqa: BLE001 - raised again in the loop
+                self.ended.append((name, None, error))
+            try:
+                self.bell[1].send(b".")
+            except OSError:
+                pass                                # full: then it rings already
+        self.errands[name] = then
+        try:
+            threading.Thread(target=errand, daemon=True).start()
+        except RuntimeError:
+            del self.errands[name]
+        return name in self.errands
+
+    def on_bell(self, _events):
+        self.bell[0].recv(4096)
+        while self.ended:
+            name, result, error = self.ended.popleft()
+            self.call(None, lambda row: self.finish(*row), (self.errands.pop(name), result, error))
+
+    @staticmethod
+    def finish(then, result, error):
+        if error:
+            raise error
+        then(result)
 
     # -- time
 
@@ -8440,6 +8549,7 @@ class Daemon:
             self.server = JobServer(self.loop, self.admission, self.spawner, offer, self.trust, self.reports.audience,
                                     self.config.max_job_mb << 20, self.config.job_timeout)
             self.server.on_change, self.server.on_served = self.slots_changed, self.station.served
+            self.server.on_exchange = self.look_at_compilers
             self.station.server, self.station.port = self.server, doors.bound[0][1]
             watch(self.spawner, reading, self.server.on_spawner)
             for sock in doors.tcp:
@@ -8474,11 +8584,13 @@ class Daemon:
         if self.server:
             self.server.sweep(now)
 
-    def look_at_compilers(self, now):
-        if self.server.offer.changed():
-            self.server.offer.look()
-            self.loop.log("info", "compilers looked at again: one was exchanged")
-            self.reports.next_at = now
+    def look_at_compilers(self, _now=0):
+        self.loop.apart("compilers", self.server.offer.look, self.compilers_seen)
+
+    def compilers_seen(self, found):
+        if self.server.offer.take(found):
+            self.loop.log("info", "compilers looked at again: others are offered")
+            self.reports.next_at = self.loop.now()
 
     # -- decisions
 
@@ -9374,7 +9486,7 @@ class Invocation:
         if head == b"#!":
             return ""
         text = self.output_of([self.program, "-v"])
-        assembler = b""
+        assembler = content = b""
         if self.family == "gcc":
             path = decode_system(self.output_of([self.program, "-print-prog-name=as"]).strip())
             if "/" not in path:
@@ -9382,7 +9494,12 @@ class Invocation:
             assembler = self.output_of([path, "--version"]) if path else b""
         if not text or self.family == "gcc" and not assembler:
             return None
-        return identity_of(text, assembler, self.cxx).hex()
+        if assembler:
+            try:
+                content = read_file(path)
+            except OSError:
+                pass
+        return identity_of(text, assembler, self.cxx, content).hex()
 
     def output_of(self, argv):
         """Both streams of a program under LC_ALL=C; b"" where it fails."""
@@ -10868,7 +10985,8 @@ def why_lines(decisions, width=80):
 ADVICE = {
     "connect": "Does its daemon (or distccd) run, with --allow, on that port? Does a firewall stop TCP?",
     "not-allowed": "Start its daemon with --allow and this box's network.",
-    "compiler-unknown": "Install the same version of the compiler there, or link it into its --compilers folder.",
+    "compiler-unknown": "Install the same version of the compiler and of its assembler (binutils) there, or link it "
+                        "into its --compilers folder: it is offered within seconds.",
     "draining": "`distcc_lm.py drain off` there ends that.",
     "memory": "Free memory there, or start its daemon with a lower --min-memory.",
     "disk": "Free space in its --tmpdir.",

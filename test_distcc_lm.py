@@ -8726,7 +8726,7 @@ class Offers(unittest.TestCase):
 #include <stdio.h>
 #include <string.h>
 int main(int argc, char **argv) {
-    return argc < 2 || printf("%s\\n", strcmp(argv[1], "-v") ? "" : "version " V) < 0;
+    return argc < 2 || printf("%s\\n", strcmp(argv[1], "-v") ? "as" : "version " V) < 0;
 }
 """
 
@@ -8746,21 +8746,105 @@ int main(int argc, char **argv) {
         offer = lm.Offer([folder], False, lambda *_: None)
         twelve, thirteen = (offer.by_name[name].identity for name in ("gcc-12", "gcc-13"))
         self.assertEqual(offer.find(name="cc").identity, twelve)
-        self.assertFalse(offer.changed())
+        self.assertFalse(offer.take(offer.look()))
         os.symlink(other + "/gcc-13", folder + "/new")
         os.rename(folder + "/new", folder + "/cc")
+        self.assertFalse(offer.find(name="cc").unchanged())
+        self.assertFalse(offer.take(offer.look()), "the same two identities")
         for identity, name in ((twelve, "gcc-12"), (thirteen, "gcc-13")):
             found = offer.find(identity=identity)
             self.assertEqual((os.path.realpath(found.path), found.identity), (other + "/" + name, identity))
         self.assertEqual(offer.find(name="cc").identity, thirteen)
-        self.assertFalse(offer.changed())
         self.compiler(other + "/gcc-12", "12.5")
-        self.assertTrue(offer.changed())
+        self.assertFalse(offer.find(identity=twelve).unchanged())
+        self.assertTrue(offer.take(offer.look()))
         self.assertIsNone(offer.find(identity=twelve))
         self.assertNotEqual(offer.find(name="gcc-12").identity, twelve)
         os.unlink(other + "/gcc-12")
+        self.assertTrue(offer.take(offer.look()))
         self.assertIsNone(offer.find(name="gcc-12"))
-        self.assertEqual((offer.changed(), sorted(offer.by_name)), (False, ["cc", "gcc-13"]))
+        self.assertEqual(sorted(offer.by_name), ["cc", "gcc-13"])
+
+    def test_comes_and_goes(self):
+        """What happens: (the names that are offered then, words of the log of it)."""
+        folder, other, lines, clock = new_folder() + "/late", new_folder(), [], [1000.0]
+        gcc, away = other + "/gcc-12", other + "/away"
+        self.compiler(gcc, "12")
+        self.compiler(other + "/mute", "0")
+        shutil.copy2("/bin/false", other + "/false")
+        rows = (
+            ("the folder is not mounted yet", lambda: None, "", "No such file"),
+            ("it is", lambda: (os.mkdir(folder), os.symlink(gcc, folder + "/gcc")), "gcc", ""),
+            ("a new link", lambda: os.symlink(gcc, folder + "/cc"), "cc gcc", "cc is offered now"),
+            ("its target comes late", lambda: os.symlink(other + "/g++", folder + "/g++"), "cc gcc", ""),
+            ("it has come", lambda: shutil.copy2(gcc, other + "/g++"), "cc g++ gcc", "g++ is offered now"),
+            ("the program is away", lambda: os.rename(gcc, away), "g++", "no longer"),
+            ("it is away still", lambda: None, "g++", ""),
+            ("it is back", lambda: os.rename(away, gcc), "cc g++ gcc", "offered now"),
+            ("it does not answer", lambda: shutil.copy2("/bin/false", other + "/g++"), "cc gcc", "does not answer -v"),
+            ("nor now", lambda: None, "cc gcc", ""),
+            ("exchanged again", lambda: shutil.copy2(gcc, other + "/g++"), "cc g++ gcc", "offered now"),
+            ("a link is gone", lambda: os.unlink(folder + "/cc"), "g++ gcc", "cc is offered no longer"),
+        )
+        with unittest.mock.patch.object(lm.time, "monotonic", lambda: clock[0]):
+            offer = lm.Offer([folder], False, lambda level, text: lines.append(text))
+            for what, change, names, logged in rows:
+                with self.subTest(what):
+                    change()
+                    offer.take(offer.look())
+                    self.assertEqual(" ".join(sorted(offer.by_name)), names)
+                    self.assertEqual(bool(lines), bool(logged), lines)
+                    self.assertIn(logged, "".join(lines))
+                    lines.clear()
+
+    def test_asked_again(self):
+        """One whose -v fails is asked again, more and more seldom; at once where it was exchanged."""
+        folder, clock, asked = new_folder(), [1000.0], []
+        self.compiler(folder + "/gcc", "12")
+        with unittest.mock.patch.object(lm.time, "monotonic", lambda: clock[0]), unittest.mock.patch.object(
+                lm, "run_for_text", lambda argv: asked.append(clock[0]) or b""):
+            offer = lm.Offer([folder], False, lambda *_: None)
+            for _ in range(200):
+                clock[0] += 10
+                offer.take(offer.look())
+            times = sorted(set(asked))
+            self.assertEqual([b - a for a, b in zip(times, times[1:])], [10, 20, 40, 80, 160, 320, 600, 600])
+        self.assertEqual(offer.by_name, {})
+        clock[0] += 700
+        with unittest.mock.patch.object(lm.time, "monotonic", lambda: clock[0]):
+            self.assertTrue(offer.take(offer.look()))
+
+    def test_assembler(self):
+        """It is part of the identity and of the stamp: on PATH, where a new one comes before it, and by path. Where its
+        words hide the package's revision its bytes count."""
+        folder, bin_folder = new_folder(), new_folder()
+        self.compiler(folder + "/gcc", "12")
+        log, seen = [], []
+        with unittest.mock.patch.object(lm, "SERVER_PATH", os.fsencode(bin_folder) + b":" + lm.SERVER_PATH):
+            offer = lm.Offer([folder], False, lambda level, text: log.append(text))
+            for text in ("", "# other bytes\n", None):
+                seen.append(offer.find(name="gcc").identity)
+                self.assertTrue(offer.find(name="gcc").unchanged())
+                if text is not None:
+                    write(bin_folder + "/as", '#!/bin/sh\n%sexec /usr/bin/as "$@"\n' % text, 0o755)
+                else:
+                    os.unlink(bin_folder + "/as")
+                self.assertFalse(offer.find(name="gcc").unchanged())
+                self.assertTrue(offer.take(offer.look()))
+            self.assertEqual((len(set(seen)), offer.find(name="gcc").identity), (3, seen[0]))
+        self.assertEqual(log, [])
+
+    def test_identities(self):
+        """Words and bytes of the assembler: whether the identity is the same."""
+        def identity(said, content):
+            return lm.identity_of(b"gcc version 12\n", said, False, content)
+        for said in (b"GNU assembler (GNU Binutils for Debian) 2.40\n",
+                     b"GNU assembler (GNU Binutils for Ubuntu) 2.38\n"):
+            self.assertNotEqual(identity(said, b"1"), identity(said, b"2"), said)
+            self.assertEqual(identity(said, b"1"), identity(said + b"more\n", b"1"), said)
+        for said in (b"GNU assembler version 2.39-9.fc38\n", b"GNU assembler (Gentoo 2.40 p5) 2.40.0\n", b""):
+            self.assertEqual(identity(said, b"1"), identity(said, b"2"), said)
+        self.assertNotEqual(identity(b"as 1\n", b""), identity(b"as 2\n", b""))
 
     def test_own_folders(self):
         """What a compiler outside of the usual folders must read; nothing more of /usr/local."""
@@ -8805,6 +8889,67 @@ class OffersServed(FarmCase):
             self.same(done, self.sources.expected(name), "o")
             self.assertEqual(daemon.idle()["totals"]["remote"], 1, number)
             write(folder + "/as", '#!/bin/sh\n[ "$1" = --version ] && exec echo other\nexec /usr/bin/as "$@"\n', 0o755)
+
+    def own_compiler(self, prefix):
+        """A gcc that was installed with an assembler of its own, which no PATH leads to: the path of both."""
+        installed = os.path.dirname(run(["gcc", "-print-file-name=plugin"]).out.decode())
+        below = os.path.relpath(os.path.realpath(installed), "/usr")
+        target = os.path.basename(os.path.dirname(below))
+        for name in (below, "bin", target + "/bin"):
+            os.makedirs("%s/%s" % (prefix, name))
+        for name in os.listdir(installed):
+            os.symlink("%s/%s" % (installed, name), "%s/%s/%s" % (prefix, below, name))
+        shutil.copy2(os.path.realpath("/usr/bin/gcc"), prefix + "/bin/gcc")
+        shutil.copy2("/usr/bin/as", "%s/%s/bin/as" % (prefix, target))
+        said = run([prefix + "/bin/gcc", "-print-prog-name=as"]).out.decode().strip()
+        self.assertTrue(os.path.samefile(said, "%s/%s/bin/as" % (prefix, target)), said)
+        return prefix + "/bin/gcc", said
+
+    def test_comes_while_serving(self):
+        """As `check` advises: linked there, it is offered without a restart; and a loss is made up for."""
+        prog = program(IDENTITY_CHECK_S=0.2)
+        links, prefix = new_folder(0o755), new_folder(0o755)
+        home_of = prefix + "/bin"
+        os.mkdir(home_of)
+        os.mkdir(prefix + "/lib")
+        os.symlink("/usr/lib/gcc", prefix + "/lib/gcc")
+        os.symlink("/usr/bin/gcc", links + "/gcc")
+        worker = self.farm.worker("--compilers", links, prog=prog)
+        daemon = self.farm.submitter(worker)
+        worker.until(lambda s: s["hosts"][0]["compilers"] == ["gcc"])
+        shutil.copy2(os.path.realpath("/usr/bin/g++"), home_of + "/g++")
+        name = self.sources.make("int f() { return 7; }\n", "x.cc")
+        self.assertEqual(self.cc(daemon, "g++", "-c", name, "-o", "o").code, 0)
+        self.assertEqual(daemon.idle()["totals"]["local_reasons"], {"no-host": 1})
+        os.symlink(home_of + "/g++", links + "/g++")
+        for names, change in ((["g++", "gcc"], lambda: os.rename(home_of + "/g++", home_of + "/x")),
+                              (["gcc"], lambda: os.rename(home_of + "/x", home_of + "/g++")),
+                              (["g++", "gcc"], lambda: None)):
+            worker.until(lambda s, names=names: s["hosts"][0]["compilers"] == names)
+            daemon.until(lambda s, names=names: len(s["hosts"][1]["compilers"]) == len(names))
+            change()
+        done = self.cc(daemon, "g++", "-c", name, "-o", "o")
+        self.same(done, self.sources.expected(name, compiler="g++"), "o")
+        self.assertEqual(daemon.idle()["totals"]["remote"], 1)
+        self.assertEqual(worker.text().count("g++ is offered no longer"), 1)
+
+    def test_assembler_of_its_own(self):
+        """Upgraded at the submitter alone: within seconds it is another compiler, and stays here."""
+        prog = program(IDENTITY_CHECK_S=0.2)
+        gcc, assembler = self.own_compiler(new_folder(0o755))
+        worker = self.farm.worker()
+        daemon = self.farm.submitter(worker, prog=prog)
+        name = self.sources.make()
+
+        def compiled():
+            before = daemon.idle()["totals"]["remote"]
+            done = self.cc(daemon, gcc, "-c", name, "-o", "o")
+            self.same(done, self.sources.expected(name), "o")
+            return daemon.idle()["totals"]["remote"] - before
+        self.assertTrue(compiled())
+        with open(assembler, "ab") as file:
+            file.write(b"another revision")
+        self.assertTrue(eventually(lambda: not compiled()))
 
 
 class DaemonSignals(FarmCase):
