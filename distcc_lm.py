@@ -1177,7 +1177,7 @@ LOCAL_REASONS = {
     "conftest": "a test program of configure: small, and its messages are the result",
     "at-file": "an @file that cannot be read here",
     "preprocessed-dependencies": "dependencies of a source that is preprocessed already",
-    "preprocessed-folder": "-g, and the preprocessed source does not say in which folder it was made",
+    "preprocessed-folder": "-g or -flto, and the preprocessed source does not name its folder",
     "preprocessed-warning": "clang warns here of options that are without use for a preprocessed source",
     # the answer depends on this machine or on files that stay here
     "native": "-march=native and its kin mean the processor of this machine",
@@ -1185,6 +1185,8 @@ LOCAL_REASONS = {
     "comments": "clang reads comments, which preprocessed text has not",
     "needs-source": "the object or the assembler text quotes the source files",
     "debug-text": "-S with -g: labels and columns of the text would be other ones",
+    "debug-source": "debug information by what preprocessed text lacks: macros, the source's name",
+    "folder-name": "the object would name another folder: odd characters in it, or it is mapped to nothing",
     "sanitizer": "sanitizers, and clang's OpenMP with -g, write columns into the object: preprocessed text has others",
     "records-command": "the object holds the command line",
     "reads-file": "an option that makes the compiler proper read a further file",
@@ -1218,6 +1220,7 @@ LOCAL_REASONS = {
     "target-pragma": "#pragma GCC target or optimize changes macros in one stage only",
     "place": "a builtin function for lines, columns or file names: those of preprocessed text are others",
     "include-warning": "clang warns of it only in an included file, and preprocessed text is one file",
+    "last-line": "the source ends in a backslash, an error that preprocessed text may hide",
     "no-line-markers": "the preprocessed source does not say of which file it was made",
 }
 
@@ -1422,6 +1425,9 @@ _FAMILY_ROWS = {
         ("-finput-charset", FIRST),
         ("-fmacro-prefix-map", "on_macro_map"),
         ("-fdebug-compilation-dir", "on_folder"), ("-ffile-compilation-dir", "on_folder"),
+        ("-fdebug-prefix-map=", "on_debug_map"), ("-ffile-prefix-map=", "on_debug_map"),
+        ("-femit-struct-debug", "on_debug_source"), ("-fdebug-macro", "on_debug_source"),
+        ("-flto", "on_lto"),
         # In text from -fdirectives-only these pragmas are lost.
         ("-fopenmp", "on_directives_bar"), ("-fopenacc", "on_directives_bar"), ("-fgnu-tm", "on_directives_bar"),
         ("-fverbose-asm", "on_verbose_asm"), ("-frecord-", "on_recorded_command"),
@@ -1432,7 +1438,7 @@ _FAMILY_ROWS = {
     )),
     "m": (BOTH, (
         ("-march=native", "native"), ("-mtune=native", "native"), ("-mcpu=native", "native"),
-        ("-mdump-", "dump"), ("-mprint-", "dump"), ("-mllvm=", "on_llvm_joined"),
+        ("-mdump-", "dump"), ("-mprint-", "dump"), ("-mllvm=", "cc1-option"),
         ("-mlinker-version", FIRST),
     )),
     "W": (BOTH, (("-Wp,", "on_preprocessor_words"), ("-Wa,", "on_assembler_words"), ("-Wl,", FIRST),
@@ -1605,7 +1611,7 @@ class _Scan:
 
     __slots__ = ("family", "first", "second", "source", "language", "outputs", "stops", "mode", "refusal", "depfile",
                  "dependency_flag", "targets", "words", "level", "debug", "verbose_asm", "arch", "folder_given", "bar",
-                 "inputs", "dropped", "columns", "openmp")
+                 "inputs", "dropped", "columns", "openmp", "lto", "emptied")
 
     def __init__(self, family):
         self.family = family
@@ -1624,6 +1630,8 @@ class _Scan:
         self.bar = None                         # word that rules out -fdirectives-only
         self.columns = None                     # word that has columns written into the object
         self.openmp = False                     # which with -g does that, too, in clang
+        self.lto = False                        # whose objects name the folder, as those with -g
+        self.emptied = ""                       # word by which the folder may come to have no name
 
     def refuse(self, reason, word):
         if self.refusal is None:
@@ -1683,6 +1691,19 @@ class _Scan:
         self.folder_given = True
         self.put(BOTH, word, value)
 
+    def on_debug_map(self, word, value):
+        if word[-1] == "=" and word[-2] != "/":
+            self.emptied = word
+        self.put(BOTH, word)
+
+    def on_debug_source(self, word, value):
+        self.refuse("debug-source", word)
+        self.put(BOTH, word)
+
+    def on_lto(self, word, value):
+        self.lto = True
+        self.put(BOTH, word)
+
     def on_directives_bar(self, word, value):
         self.openmp = self.openmp or word.startswith("-fopenmp")
         self.bar = self.bar or word
@@ -1726,9 +1747,6 @@ class _Scan:
         if not value.startswith(LLVM_WORDS) or "/" in value:
             self.refuse("cc1-option", value)
         self.put(BOTH, word, value)
-
-    def on_llvm_joined(self, word, value):
-        self.on_llvm_word("-mllvm", word[7:])
 
     def on_assembler_words(self, word, value):
         bad = bad_assembler_word(word.split(",")[1:])
@@ -1863,7 +1881,8 @@ class Command:
 
     __slots__ = ("family", "source", "output", "language", "preprocessed", "assemble", "depfile", "depfile_appended",
                  "depfile_variable", "debug", "level", "directives_only_bar", "plain_bar", "own_only",
-                 "_first", "_second", "_words", "_redirect", "target", "_folder_given")
+                 "names_folder", "target", "_first", "_second", "_words", "_redirect",
+                 "_folder_given")
 
     def __init__(self, scan, language, cxx, environ):
         self.family = scan.family
@@ -1876,6 +1895,7 @@ class Command:
         self.level, self.debug = scan.level, scan.debug     # last -O…; last -g… unless it is -g0
         self._first, self._second = scan.first, scan.second
         self._folder_given = scan.folder_given
+        self.names_folder = scan.family == "gcc" and bool(scan.debug or scan.lto)   # in the object
         self.directives_only_bar = self._bar(scan.bar)      # why -fdirectives-only is out of the question, or None
         # Option for which plain -E gives another object, or None. (Text that came preprocessed has its columns.)
         places = "-fopenmp with -g" if self.family == "clang" and scan.openmp and scan.debug else None
@@ -1976,6 +1996,8 @@ class Command:
         assert not self.preprocessed and (depfile_temp or not self.depfile)
         args = [stand_in if stand_in and word == self.source else word for word in self._first]
         args.append("-E")
+        if self.names_folder:
+            args.append("-fworking-directory")              # by itself only with -g
         if mode == "directives":
             args.append("-fdirectives-only")
         if self._redirect:
@@ -2100,7 +2122,7 @@ def _language(scan, cxx):
         return scan.language
     suffix = basename(scan.source).rpartition(".")[2]
     language = SUFFIXES.get(suffix)
-    if language is None or "." not in basename(scan.source):
+    if language is None or "." not in basename(scan.source)[1:]:    # .c is no C for gcc
         raise RunLocally(SUFFIX_REASONS.get(suffix, "suffix"), scan.source)
     return CXX_DRIVER.get(language, language) if cxx else language
 
@@ -2131,8 +2153,13 @@ def _check_outputs(scan):
         raise RunLocally("same-file", scan.source)
 
 
-def _check_combination(scan, language):
-    """RunLocally for what only the options together, or with the language, decide."""
+def _check_combination(scan, language, folder):
+    """RunLocally for what only the options together, or with language and folder, decide."""
+    if scan.family == "gcc" and not language.endswith("cpp-output"):
+        if (scan.debug or scan.lto) and any(char in folder for char in '\\"\n'):
+            raise RunLocally("folder-name", folder)         # gcc -E escapes it, and cc1 takes it so
+        if scan.debug and scan.emptied:
+            raise RunLocally("folder-name", scan.emptied)   # the assembler fills in its own
     if scan.verbose_asm and scan.stops == "-S":
         raise RunLocally("needs-source", "-fverbose-asm")
     if language == "assembler-with-cpp":
@@ -2146,9 +2173,9 @@ def _check_combination(scan, language):
         raise RunLocally("preprocessed-warning", scan.source)
 
 
-def analyze(args, family, cxx, environ, read=None):
+def analyze(args, family, cxx, environ, read=None, folder=""):
     """args without the compiler -> Command, or RunLocally with the reason. read(path) -> bytes opens @files (OSError:
-    none).
+    none). folder: the one it is run in.
 
     The reason is the most telling one: what the command is for (-E, -M, --version; a link) comes before any single
     option."""
@@ -2174,7 +2201,7 @@ def analyze(args, family, cxx, environ, read=None):
     _check_input(scan)
     _check_outputs(scan)
     language = _language(scan, cxx)
-    _check_combination(scan, language)
+    _check_combination(scan, language, folder)
     command = Command(scan, language, cxx, environ)
     if command.plain_bar and command.directives_only_bar:
         raise RunLocally("sanitizer", command.plain_bar)
@@ -2276,11 +2303,13 @@ def content_refusal(text, command, mode="plain", first=True):
         word = _warns_of_includes(text) if command.family == "clang" else b""
         if word:
             return "include-warning", word.decode()
+    if bytes(text[-9:]).rstrip().endswith(b"\\"):
+        return "last-line", command.source
     if command.preprocessed and first:
         lines = bytes(text[:8192]).split(b"\n", 2)
         if not lines[0].startswith((b"# ", b"#line ")):
             return "no-line-markers", command.source        # its name, and so the object, would be the server's
-        if command.debug and command.family == "gcc" and b'//"' not in b"".join(lines[1:2]):
+        if command.names_folder and b'//"' not in b"".join(lines[1:2]):
             return "preprocessed-folder", command.source
     return None
 
@@ -2363,8 +2392,8 @@ def _refused_beginning(word):
     if word.startswith("-Wa,"):
         bad = bad_assembler_word(word.split(",")[1:], ASSEMBLER_WORDS + SERVED_ASSEMBLER_WORDS)
         return None if bad is None else f"assembler option {bad}"
-    if word.startswith(("-Wp,", "-mllvm=")):
-        return "options for the preprocessor or LLVM itself"
+    if word.startswith("-Wp,"):
+        return "options for the preprocessor itself"
     return None
 
 
@@ -9531,6 +9560,12 @@ class Invocation:
             return [named]
         return default_sockets(posix.getuid(), {name: self.variable(name) for name in ("XDG_RUNTIME_DIR", "TMPDIR")})
 
+    def command(self):
+        """What is to be compiled; RunLocally."""
+        watched = {name: self.variable(name) for name in WATCHED_VARIABLES
+                   if name.encode() in self.environ}
+        return analyze(self.words[1:], self.family, self.cxx, watched, read_at_file, posix.getcwd())
+
     # -- running it
 
     def argv(self):
@@ -9885,9 +9920,8 @@ class Client:
             return invocation.become()
         if invocation.family is None:
             return self.local("compiler-script", invocation.program)
-        watched = {name: invocation.variable(name) for name in WATCHED_VARIABLES if name.encode() in self.environ}
         try:
-            command = analyze(invocation.words[1:], invocation.family, invocation.cxx, watched, read_at_file)
+            command = invocation.command()
             check_files(command)
         except RunLocally as refusal:
             return self.local(refusal.name, refusal.detail, refusal.heavy)
@@ -11498,7 +11532,7 @@ def explain_command(words):
     try:
         if invocation.family is None:
             raise RunLocally("compiler-script", invocation.program)
-        command = analyze(words[1:], invocation.family, invocation.cxx, os.environ, read_at_file)
+        command = invocation.command()
         identity = invocation.identity()
         if not identity:
             name = "compiler-script" if identity == "" else "compiler-silent"

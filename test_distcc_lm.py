@@ -1418,6 +1418,24 @@ clang -fsanitize=address -c t.i                 | t.o
 gcc -G 8 -c t.c                                 | t.o
 gcc -Wp,-MF -c t.c                              | local missing-value
 clang -mllvm=-print-after-all -c t.c            | local cc1-option
+clang -mllvm=-inline-threshold=3 -c t.c         | local cc1-option
+gcc -c .c                                       | local suffix
+clang -c sub/.c -o x.o                          | local suffix
+gcc -x c -c .c -o x.o                           | x.o
+gcc -c ..c                                      | ..o
+gcc -g -femit-struct-debug-baseonly -c t.c      | local debug-source
+gcc -femit-struct-debug-detailed=ind:base -c t.c | local debug-source
+clang -g -fdebug-macro -c t.c                   | local debug-source
+clang -g -fno-debug-macro -c t.c                | t.o
+gcc -g -fdebug-prefix-map=/w= -c t.c            | local folder-name
+gcc -ffile-prefix-map=/w= -g1 -c t.c            | local folder-name
+gcc -g -fdebug-prefix-map=/w=x -fdebug-prefix-map=x= -c t.c | local folder-name
+gcc -ffile-prefix-map=/w= -c t.c                | t.o
+gcc -g -ffile-prefix-map=/w/= -c t.c            | t.o
+gcc -g -fdebug-prefix-map=/w=. -c t.c           | t.o
+gcc -g -fmacro-prefix-map=/w= -c t.c            | t.o
+gcc -g -fdebug-prefix-map=/w= -c t.i            | t.o
+clang -g -fdebug-prefix-map=/w= -c t.c          | t.o
 clang -grecord-command-line -c t.c              | local records-command
 clang -gembed-source -c t.c                     | local needs-source
 gcc -fverbose-asm -S t.c                        | local needs-source
@@ -1623,8 +1641,11 @@ class Commands(unittest.TestCase):
                 (b"\n.include \"x\"\n", gcc, "incbin"), (b'v.include(3); # 1 "a.inc"\n', gcc, None),
                 (b"a. include", gcc, None),
                 (b'# 1 "t.c"\n#pragma GCC pch_preprocess "x"\n', gcc, "pch"),
+                (b"int x; \\", clang, "last-line"), (b"int x; \\\n", gcc, "last-line"),
+                (b"\\ \n\n", clang, "last-line"), (b'a = "\\"\n', clang, None),
                 (b"int x;\n", raw, "no-line-markers"), (b'# 0 "t.c"\nint x;\n', raw, None),
                 (b'# 0 "t.c"\nint x;\n', raw_debug, "preprocessed-folder"),
+                (b'# 0 "t.c"\nint x;\n', analyzed("gcc -flto -c t.i"), "preprocessed-folder"),
                 (b'# 0 "t.c"\n# 1 "/w//"\nint x;\n', raw_debug, None)):
             with self.subTest(text):
                 found = lm.content_refusal(text, command)
@@ -1648,6 +1669,21 @@ class Commands(unittest.TestCase):
                 (b"#pragma GCC visibility push(hidden)", False)):
             with self.subTest(text):
                 self.assertEqual(lm.unremarkable(text), not odd)
+
+    def test_odd_folders(self):
+        """gcc -E escapes the folder's name for debug information, and stage 2 takes that so."""
+        for line, folder, local in (
+                ("gcc -g -c t.c", "/w\\b", True), ("gcc -g -c t.c", '/w"q', True),
+                ("gcc -flto -c t.c", "/w\nn", True), ("gcc -c t.c", "/w\\b", False),
+                ("gcc -g0 -c t.c", "/w\\b", False), ("gcc -g -c t.i", "/w\\b", False),
+                ("gcc -g -c t.c", "/w 'x\udcff$", False), ("clang -g -c t.c", '/w\\"\n', False)):
+            with self.subTest((line, folder)):
+                compiler, *args = line.split()
+                try:
+                    lm.analyze(args, compiler, False, {}, None, folder)
+                    self.assertFalse(local)
+                except lm.RunLocally as refusal:
+                    self.assertEqual((refusal.name, local), ("folder-name", True))
 
     def test_bars(self):
         for line, barred in (("gcc -c t.c", False), ("gcc -g3 -c t.c", True), ("gcc -gdwarf-3 -c t.c", False),
@@ -1726,7 +1762,7 @@ t.c                                     | source
 -Xclang -load -Xclang x -c t.c          | table of values
 -Xclang -ast-dump -c t.c                | table of values
 -mllvm -load=x -c t.c                   | table of values
--mllvm=-load=x -c t.c                   | LLVM
+-mllvm=-load=x -c t.c                   | inner compiler
 -fdiagnostics-generate-patch -c t.c     | messages
 -fbasic-block-sections=list=x -c t.c    | read a
 -march=native -c t.c                    | processor
@@ -1893,6 +1929,10 @@ gcc -g -gno-as-loc-support -c sub/t.c
 gcc -fsanitize=address,undefined -g -c sub/t.c
 gcc -pg -fopenmp -c t.c
 gcc -flto -ffat-lto-objects -frandom-seed=1 -c t.c
+gcc -flto -frandom-seed=1 -O2 -c sub/t.c
+gcc -flto=auto -frandom-seed=1 -g -c t.c
+gcc -g -fdebug-prefix-map=$PWD/= -fmacro-prefix-map=$PWD= -c sub/t.c
+gcc -g -ffile-prefix-map=/= -c t.c
 gcc -frecord-gcc-switches -DX -c t.c
 gcc -fverbose-asm -c t.c
 gcc -S -O2 sub/t.c
@@ -2034,11 +2074,11 @@ def object_looks(path, clang):
 class TwoStages:
     """One command line, compiled by the bare compiler and in two stages, each time in a fresh tree of its own."""
 
-    def __init__(self, line, mode):
+    def __init__(self, line, mode, folder="work"):
         self.line, self.mode = line, mode
         self.recipe = None              # whether there was one; None: not asked
         self.top = tempfile.mkdtemp(prefix="both-ways-")
-        self.work = os.path.join(self.top, "work")
+        self.work = os.path.join(self.top, folder)
 
     def difference(self):
         """What differs, or None."""
@@ -2081,7 +2121,7 @@ class TwoStages:
     def both_stages(self, compiler, args, environ):
         """The compile as client and server do it. What either wrote to stderr; None: not in this mode."""
         family, cxx = lm.family_of(compiler)
-        command = lm.analyze(args, family, cxx, environ)
+        command = lm.analyze(args, family, cxx, environ, None, self.work)
         if command.directives_only_bar if self.mode == "directives" else command.plain_bar:
             return None
         temp, server = os.path.join(self.top, "dep"), os.path.join(self.top, "server")
@@ -2101,6 +2141,11 @@ class TwoStages:
         status, more, _ = self.run_in(server, [compiler, *served, "-o", result], compiler_environ())
         if status:
             return said + more
+        if "-frandom-seed" in self.line or "-g " in self.line:
+            os.rename(server, server + "-2")
+            again = [compiler, *served, "-o", result + "-2"]
+            assert self.run_in(server + "-2", again, compiler_environ())[0] == 0
+            assert lm.read_file(result + "-2") == lm.read_file(result), "the folder is in it"
         shutil.move(result, os.path.join(self.work, command.output))
         if command.depfile:
             with open(os.path.join(self.work, command.depfile), "ab" if command.depfile_appended else "wb") as out:
@@ -2163,15 +2208,15 @@ class TwoStages:
 class BothWays(unittest.TestCase):
     """Stage 1 and 2 by hand, as client and server do them, against the bare compiler."""
 
-    def compare(self, lines, mode):
+    def compare(self, lines, mode, folders=("work",)):
         lines = [line for line in lines if shutil.which(next(w for w in shlex.split(line) if "=" not in w))]
         if not ALL_ROWS:
             lines = random.Random(SEED).sample(lines, len(lines) // 3)
-        trials = [TwoStages(line, mode) for line in lines]
+        trials = [TwoStages(line, mode, folder) for line in lines for folder in folders]
         with concurrent.futures.ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
             differences = list(pool.map(TwoStages.difference, trials))
-        for line, difference in zip(lines, differences):
-            with self.subTest(line):
+        for trial, difference in zip(trials, differences):
+            with self.subTest((trial.line, os.path.basename(trial.work))):
                 self.assertIsNone(difference)
         recipes = [trial.recipe for trial in trials if trial.recipe is not None]
         self.assertGreaterEqual(sum(recipes), len(recipes) * 0.8, "recipes are hardly ever made")
@@ -2183,6 +2228,14 @@ class BothWays(unittest.TestCase):
         names = ("new\nline.c", os.fsdecode(b"\xff\xfe.c"))
         self.compare(["%s %s-MMD -c %s" % (compiler, debug, shlex.quote(name)) for compiler in ("gcc", "clang")
                       for name in names for debug in ("", "-g ")], "plain")
+
+    def test_odd_folders(self):
+        """Those that gcc -E escapes are for gcc without -g and -flto, and for clang, only."""
+        self.compare(["%s -c t.c" % words for words in (
+            "gcc", "clang", "gcc -g", "clang -g", "gcc -flto -frandom-seed=1")],
+            "plain", ("w'q", "w b", os.fsdecode(b"w\xff"), "w$(x)`y`;"))
+        self.compare(["gcc -c t.c", "clang -c t.c", "clang -g -c sub/t.c"], "plain",
+                     ("w\\b", 'w"q', "w\nn"))
 
     def test_directives(self):
         self.compare(DIRECTIVES, "directives")
@@ -11852,6 +11905,14 @@ CONTENT_ROWS = (
     (None, "clang -c a.c", {"a.c": '#include "h.h"\nint x;\n', "h.h": "#pragma pack(1)\n"}),
     (None, "clang -c a.c", {"a.c": '#include "h.h"\nint x;\n', "h.h": "void f(int *_Nonnull a, int *b);\n"}),
     ("remote", "gcc -MMD -c a.c", {"a.c": '#line 1 "/absent/parse.y"\nint x;\n'}),
+    (None, "gcc|clang -c a.c", {"a.c": "int a; \\"}),
+    (None, "gcc|clang -c a.c", {"a.c": "int a; \\\n"}),
+    (None, "gcc|clang -c a.c", {"a.c": "int a; \\  \n\n"}),
+    (None, "gcc|clang -c a.c", {"a.c": '#include "h.h"\nint x;\n', "h.h": "int a; \\"}),
+    (None, "gcc|clang -c a.c", {"a.c": "#define X \\"}),
+    (None, "gcc|clang -O2 -c .c -o x.o", {".c": "int a;\n"}),
+    (None, "gcc|clang -c .cc", {".cc": "int a;\n"}),
+    (None, "clang -mllvm=-inline-threshold=3 -c a.c", {"a.c": "int a;\n"}),
     ("remote", "gcc -MMD -g -O2 -c a.c", {"a.c": 'int y;\n#line 7 "gone.y"\nint x;\n'}),
 )
 
