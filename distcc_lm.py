@@ -7364,6 +7364,7 @@ class Session(Conversation):
             return self.turn_away(kind, "sessions")
         if self.job is not None or self.pidfd is not None:
             raise WireError("a second HELO")
+        self.relieve()
         if kind == b"cc":
             return self.hello_compile([os.fsdecode(field) for field in fields[2:12]])
         if kind == b"local":
@@ -7379,6 +7380,14 @@ class Session(Conversation):
         if kind in (b"cc", b"local"):
             self.hub.scheduler.turned_away(reason)
         return self.send(b"NOPE", REASONS[reason] + details)
+
+    def relieve(self):
+        """Give back the slot that this very process holds: it has become a script or the like, and
+        that has become a client again."""
+        if self.pid in self.hub.holders:
+            for session in list(self.hub.sessions):
+                if session.pid == self.pid and session.pidfd is not None:
+                    session.on_process_end(0)
 
     def hello_compile(self, fields):
         source, output, job_class, stamp, flags, compiler_key, own_only, directives, cwd, *shape = fields
@@ -8960,6 +8969,9 @@ def detach():
 # the farm ends in the plain compile, by exec.
 
 MEMFD = hasattr(posix, "memfd_create")
+LAUNCHER = "distcc_lm.py"
+# What links by compilers' names may lead to. CMake, and PATH where ccache is set up, name its links.
+STAND_INS = frozenset((LAUNCHER, "ccache", "distcc", "icecc", "sccache"))
 IGNORED_BY_PYTHON = [13, 25]        # SIGPIPE, SIGXFSZ: exec would hand that on
 
 
@@ -9464,19 +9476,30 @@ class Invocation:
         return self.environ.get(b"DISTCC_LM_CARETS") == b"0"
 
     def find(self):
-        """Look the compiler up on PATH, passing over links to this very file. False: there is none."""
-        name = self.words[0]
-        if "/" in name:
-            self.program = name
-        else:
-            own = posix.stat(__file__)
-            for path, found in self.programs(name):
-                if (found.st_ino, found.st_dev) != (own.st_ino, own.st_dev):
-                    self.program = path
-                    break
-                self.masquerade = True                      # gcc finds its parts by argv[0]: it must not find us
+        """Look the compiler up, passing over STAND_INS: each of them looks for the next on PATH, and
+        two would exec each other without end. False: there is none."""
+        own, stand_in, ours = posix.stat(__file__), "", False
+        for path, found in self.candidates():
+            real = basename(real_path(path))
+            this = found is not None and (found.st_ino, found.st_dev) == (own.st_ino, own.st_dev)
+            if not this and real not in STAND_INS:
+                self.program = path
+                break
+            self.masquerade = True                          # gcc finds its parts by argv[0]: it must not find us
+            if this or real == LAUNCHER:
+                ours = True
+            else:
+                stand_in = stand_in or path
+        else:                                               # it may know of a compiler elsewhere
+            self.program = "" if ours else stand_in
         self.know_family()
         return bool(self.program)
+
+    def candidates(self):
+        """(path, stat or None): what is named by its path, and what PATH has of that name."""
+        if "/" in self.words[0]:
+            yield self.words[0], found_at(self.words[0])
+        yield from self.programs(basename(self.words[0]))
 
     def programs(self, name):
         """(path, stat) of each program of that name on PATH."""
@@ -9569,7 +9592,7 @@ class Invocation:
     # -- running it
 
     def argv(self):
-        name = self.program if self.masquerade and "/" not in self.words[0] else self.words[0]
+        name = self.program if self.masquerade else self.words[0]
         return [name, *self.words[1:]]
 
     def spawn(self, argv, environ, streams=()):
@@ -11204,9 +11227,8 @@ def check_hosts(compiler):
 
 # ==== 13. Install ===================================================================================================
 # Puts the program where builds find it: a launcher, links by the compilers' names, what Python compiles of it, and the
-# unit of a service manager. Uses 4 and 10.
+# unit of a service manager. Uses 4, 10 and 11.
 
-LAUNCHER = "distcc_lm.py"
 COMMON_COMPILERS = ("gcc", "g++", "cc", "c++", "clang", "clang++")
 UNIT = """\
 # Made by `distcc_lm.py install --unit`. Options stand in /etc/distcc_lm.conf, one a line:

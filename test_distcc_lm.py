@@ -8144,14 +8144,18 @@ class Sessions(FarmCase):
             holder.stdout.close()
 
     def test_nested_calls_take_no_slot(self):
-        """make in a recipe that holds the only slot: its compiles must not wait for it."""
+        """make in a recipe that holds the only slot: its compiles must not wait for it. Nor must a script
+        that held it itself and becomes a client again."""
         daemon = self.farm.start("--slots", "1")
         inner = self.sources.make()
-        script = "%s cc gcc -c %s -o n.o && %s cc gcc n.o -shared -o n.so" % (program(), inner, program())
-        done = self.cc(daemon, "sh", "-c", script, timeout=20)
-        self.assertEqual((done.code, done.err), (0, b""))
-        self.assertTrue(os.path.exists(self.sources.folder + "/n.so"))
-        daemon.idle()
+        for script in ("%s cc gcc -c %s -o n.o && %s cc gcc n.o -shared -o n.so", "exec %s cc gcc -c %s -o n.so",
+                       "exec %s cc gcc %s -shared -o n.so"):
+            script = script % (program(), inner, program())[:script.count("%s")]
+            done = self.cc(daemon, "sh", "-c", script, timeout=20)
+            self.assertEqual((done.code, done.err), (0, b""))
+            self.assertTrue(os.path.exists(self.sources.folder + "/n.so"))
+            self.assertLess(done.seconds, lm.POOL_STALL_S)
+            daemon.idle()
 
     def test_pool_that_stalls_grants_one_more(self):
         """Nothing waits for ever for a slot whose holder waits for it in ways that cannot be seen."""
@@ -9559,6 +9563,36 @@ class ClientCommand(ClientCase):
         done = run(["gcc", "-print-prog-name=cc1"], None, environment(self.sock, PATH=links + ":" + links + ":" + PATH))
         self.assertEqual(done.out, run(["gcc", "-print-prog-name=cc1"]).out)
         only = run([links + "/gcc", "-c", "x.c"], None, environment(self.sock, PATH=links))
+        self.assertEqual(only.code, 127)
+
+    @needs("ccache")
+    def test_stand_ins(self):
+        """Folders of links beside ours on PATH, in either order: no two send a compile to each other
+        for ever, and it is distributed; so it is by a link's path, which ccache and CMake pass on."""
+        links, copy, ccache, distcc = (new_folder() for _ in range(4))
+        shutil.copy(program(), copy + "/distcc_lm.py")
+        for folder, target in ((links, program()), (copy, "distcc_lm.py"), (ccache, shutil.which("ccache")),
+                               (distcc, write(distcc + "/distcc", "#!/bin/sh\nexit 1\n", 0o755))):
+            os.symlink(target, folder + "/gcc")
+        rows = [([first, second, PATH], ["gcc"]) for first, second in itertools.permutations(
+            (links, copy, ccache), 2) if links in (first, second)]
+        rows += [([links, distcc, PATH], ["gcc"]), ([links, ccache, copy, PATH], ["gcc"])]
+        rows += [(path, [program(), "cc", name]) for path, name in (
+            ([ccache, PATH], "gcc"), ([ccache, PATH], ccache + "/gcc"), ([links, ccache, PATH], "gcc"),
+            ([PATH], links + "/gcc"), ([links, PATH], links + "/gcc"), ([copy, PATH], copy + "/gcc"))]
+        rows += [([links, PATH], ["ccache", "gcc"]), ([links, ccache, PATH], ["ccache", "gcc"])]
+        for folders, words in rows:
+            alone = ({"DISTCC_LM_DISABLE": "1"}, {"DISTCC_LM_SOCKET": "/nonexistent"})
+            for more in ({}, *(alone if words == ["gcc"] and ccache in folders else ())):
+                with self.subTest(folders=folders, words=words, **more):
+                    name, before = self.sources.make(), (self.remote_count(), self.reasons())
+                    env = environment(self.sock, PATH=":".join(folders), CCACHE_DIR=new_folder())
+                    done = run([*words, "-c", name, "-o", "o"], self.sources.folder, {**env, **more}, timeout=20)
+                    self.same(done, self.sources.expected(name), "o")
+                    self.daemon.until(lambda s, before=before, more=more:
+                                      s["totals"]["remote"] == before[0] + (not more))
+                    self.assertEqual(self.reasons(), before[1])
+        only = run(["gcc", "-c", "x.c"], None, environment(self.sock, PATH=links + ":" + ccache), timeout=20)
         self.assertEqual(only.code, 127)
 
     def test_environment_reaches_the_compiler(self):
