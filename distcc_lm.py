@@ -353,7 +353,8 @@ REASONS = {
     "other": "for a reason that the daemon does not know",
 }
 
-BLAMELESS = frozenset(("lease-over", "argument", "compiler-unknown", "too-large", "mode"))  # no back-off for the host
+# No back-off for the host: the job is to blame.
+BLAMELESS = frozenset(("lease-over", "argument", "compiler-unknown", "too-large", "mode", "timeout"))
 
 
 def reason_text(name):
@@ -986,16 +987,18 @@ class Load:
 #                      HELO version, "probe", host, identity, size in KB           a slot there for `check`
 #                      IDNT identity in hex, or empty: it is a script              after a TURN that asked for it
 #                      SEEN file keys, 16 hex digits each                          which of these must I look into?
-#                      SIZE bytes, preprocessing ms, mode, plain files, odd files, recipe  preprocessed, ends the turn;
-#                                            keys of files that were looked into; "-": there is no recipe
+#                      SIZE bytes, preprocessing ms, mode, plain files, odd files, recipe, digest of the text or ""
+#                           preprocessed, ends the turn; keys of files that were looked into; "-": there is no recipe
 #                      FAIL reason, text, host                                     that host failed: another one, please
-#                      HOME reason, hold (0|1), host or ""  gives up the farm: a local slot, please; hold: as in LOCL
+#                      HOME reason, hold (0|1), host or "", digest of the text or ""
+#                           gives up the farm: a local slot, please; hold: as in LOCL
 #                      DONE outcome, bytes out, bytes in, total ms, queue, elapsed, cpu ms, peak KB, concurrency * 100,
 #                           host. outcome: ok; failed (a compile error, shown as it came); local-ok, local-failed (after
 #                           LOCL with hold); all else only with ok, the server's own figures -1 where it gave none. The
 #                           host as in the SOCK that this is about: the next may have crossed this
 #   daemon to client   WAIT what                                                   an answer comes later
-#                      TURN mode, identity wanted (0|1), recipe                    preprocess now; "?": make a recipe
+#                      TURN mode, identity wanted (0|1), recipe, digest of the text wanted (0|1)
+#                                                                                  preprocess now; "?": make a recipe
 #                      FILE odd (0|1), numbers of unknown files                    in answer to SEEN
 #                      SOCK host, kind, mode, microseconds of a probe  + the socket    send the job there; kind:
 #                                                                                  peer, peer,zlib, distccd, distccd,lzo
@@ -3400,6 +3403,7 @@ class Job:
         "state",            # queued, preprocess, wait, remote, home (wants a local slot), local, ended
         "since",            # of the state
         "arrived", "lease", "excluded", "tries", "lapses", "predicted_s", "decision", "session", "reason",
+        "text",             # digest of its preprocessed text, where the client said it; else ""
         "source_key",       # path and flags, hashed: what statistics remember it by
         "compiler_key",     # path and stamp of its compiler, as the client says
         "may_directives",   # its flags allow -fdirectives-only
@@ -3417,7 +3421,8 @@ class Job:
         self.state, self.since, self.arrived = "queued", now, now
         self.lease, self.excluded, self.tries, self.lapses, self.predicted_s = None, set(), 0, 0, None
         self.decision, self.session, self.reason, self.suspect_host, self.compiler_key = None, session, None, None, ""
-        self.own_only, self.may_directives, self.slept, self.source_key, self.left = False, False, False, "", None
+        self.own_only, self.may_directives, self.slept, self.left = False, False, False, None
+        self.text = self.source_key = ""
 
     def enter(self, state, now):
         self.state, self.since = state, now
@@ -3768,23 +3773,25 @@ class PerUser:
 
 
 class Memory:
-    """What is remembered of a user's (file and flags): the reason why it goes local at once. A day, or until either
-    changes (the key contains the file's inode, size and ctime)."""
+    """What is remembered of a user's (file and flags): the reason why it goes local, and the digest of the preprocessed
+    text that this is about, since headers change; "": of any. A day, or until file or flags change (the key contains
+    the file's inode, size and ctime)."""
 
     def __init__(self):
-        self.users = PerUser(REFUSALS_REMEMBERED)       # {key: (reason name, until)}
+        self.users = PerUser(REFUSALS_REMEMBERED)       # {key: (reason name, text, until)}
 
     def recall(self, uid, key, now):
+        """(reason name, text) or None."""
         row = self.users.rows(uid).get(key)
-        return row[0] if row and now < row[1] else None
+        return row[:2] if row and now < row[2] else None
 
-    def remember(self, uid, key, name, now):
+    def remember(self, uid, key, name, text, now):
         rows = self.users.rows(uid)
         rows.pop(key, None)
         oldest = next(iter(rows.values()), None)
-        if len(rows) >= REFUSALS_REMEMBERED and now < oldest[1]:
+        if len(rows) >= REFUSALS_REMEMBERED and now < oldest[2]:
             rows.popitem()                  # the latest: a build of more files than these finds the others again
-        self.users.put(uid, key, (name, now + REFUSAL_MEMORY_S))
+        self.users.put(uid, key, (name, text, now + REFUSAL_MEMORY_S))
 
 
 class History:
@@ -3820,7 +3827,7 @@ class Faults:
             if name == "compiler-unknown":
                 host.misfit(job.identity, now)
             else:
-                self.memory.remember(job.uid, job.remember_key, name, now)
+                self.memory.remember(job.uid, job.remember_key, name, "", now)
         elif name == "out-of-memory":               # a host with more, please
             host.counters["failed"] += 1
             job.memory_mb = memory_step(job.memory_mb + 1)
@@ -3836,9 +3843,9 @@ class Faults:
         which its compiler had nothing to say (plain -E changes what -Werror makes of some sources)."""
         host.counters["failed"] += 1
         if job.mode == MODE_DIRECTIVES:
-            self.plain_only.remember(job.uid, job.remember_key, name, now)
+            self.plain_only.remember(job.uid, job.remember_key, name, "", now)
             return
-        self.memory.remember(job.uid, job.remember_key, name, now)
+        self.memory.remember(job.uid, job.remember_key, name, job.text, now)
         if name == "compile-error":
             return
         host.bad_files.add((job.uid, job.source))
@@ -3878,7 +3885,7 @@ class Ledger:
         self.foreign = 0.0                  # runnable tasks on this box that are nobody's jobs
         self.totals = dict.fromkeys(("remote", "local", "fallback", "served", "refused", "hedged", "compile_errors",
                                      "cancelled"), 0)
-        self.local_reasons = {}
+        self.local_reasons = collections.Counter()
         self.last_hello, self.wants_reports = -math.inf, False      # the latter: all hosts are to be asked for theirs
 
     # -- a job's life
@@ -3889,14 +3896,21 @@ class Ledger:
         if now - self.last_hello > SUBMITTER_MEMORY_S:      # hosts may report rarely: by when it is preprocessed,
             self.wants_reports = True                       # their answers are here
         self.last_hello = now
-        remembered = self.memory.recall(job.uid, job.remember_key, now)
-        if remembered:
-            self.note(job, now, "went local before: " + reason_text(remembered))
-            self.go_home(job, "remembered", now)
-        elif not self.hosts.any(job.kind(), now):
+        if self.went_wrong(job, now):
+            return
+        if not self.hosts.any(job.kind(), now):
             self.go_home(job, "no-host", now)
         else:
             self.turns.ask(job, job.uid, now)
+
+    def went_wrong(self, job, now):
+        """Whether the same has gone wrong before, and goes home at once."""
+        name, text = self.memory.recall(job.uid, job.remember_key, now) or ("", None)
+        if text != job.text:
+            return False
+        self.note(job, now, "went local before: " + reason_text(name))
+        self.go_home(job, "remembered", now)
+        return True
 
     def hello_local(self, job, reason, now):
         """A client has come with a command that is not distributed and wants a local slot."""
@@ -3913,7 +3927,7 @@ class Ledger:
         -fdirectives-only does not carry this source."""
         self.turns.drop(job, now)
         if mode != job.mode:
-            self.plain_only.remember(job.uid, job.remember_key, "directives-only", now)
+            self.plain_only.remember(job.uid, job.remember_key, "directives-only", "", now)
             job.mode = mode
         job.size_kb = job.decision.size_kb = size_kb
         job.weight = self.statistics.weight(size_kb, *job.keys())
@@ -3921,7 +3935,8 @@ class Ledger:
         job.memory_mb = max(job.memory_mb if job.tries else 0, self.statistics.memory.need_mb(job.keys()[0]))
         job.preprocess_s = preprocess_s
         self.statistics.preprocess.add(preprocess_s)
-        self.queue(job, now)
+        if not (job.text and self.went_wrong(job, now)):
+            self.queue(job, now)
 
     def queue(self, job, now, first=False):
         if not self.hosts.any(job.kind(), now):
@@ -3950,14 +3965,14 @@ class Ledger:
         job.reason = job.decision.reason = reason
         job.decision.choice = "local"
         self.totals["fallback" if job.tries else "local"] += 1
-        self.local_reasons[reason] = self.local_reasons.get(reason, 0) + 1
+        self.local_reasons[reason] += 1
         job.enter("home", now)
         self.locals.ask(job, job.uid, now)
 
     def turned_away(self, reason):
         """A compile that never became a job."""
         self.totals["local"] += 1
-        self.local_reasons[reason] = self.local_reasons.get(reason, 0) + 1
+        self.local_reasons[reason] += 1
 
     def leave(self, job, now):
         """Take the job out of whatever holds or queues it; its lease ends."""
@@ -3999,8 +4014,7 @@ class Ledger:
             job.lease.host.counters["cancelled"] += 1
         if job.state in ("home", "local"):
             self.totals["fallback"] -= 1
-            self.local_reasons[job.reason] -= 1
-            self.local_reasons = {reason: count for reason, count in self.local_reasons.items() if count}
+            self.local_reasons -= {job.reason: 1}
         job.decision.choice, job.decision.reason, job.reason = left.name, None, None
         return left
 
@@ -4032,7 +4046,9 @@ class Ledger:
             job.left = host, "failed"
             job.excluded.add(host.key)
             job.tries += 1
-        if job.tries >= TRIES_REMOTE or job.lapses >= 3:
+        if name == "timeout":               # it would take as long elsewhere
+            self.go_home(job, name, now)
+        elif job.tries >= TRIES_REMOTE or job.lapses >= 3:
             job.tries = max(job.tries, 1)
             self.go_home(job, "hosts-failed", now)
         else:
@@ -4046,7 +4062,7 @@ class Ledger:
             host.recovers()
         job.tries = max(job.tries, 1 if job.lease else 0)
         if reason == "messages":
-            self.memory.remember(job.uid, job.remember_key, reason, now)
+            self.memory.remember(job.uid, job.remember_key, reason, job.text, now)
         self.go_home(job, reason, now)
 
     def local_ended(self, job, ok, now):
@@ -4061,7 +4077,7 @@ class Ledger:
                 self.faults.bad_file(host, job, job.reason, "", now)
             else:
                 self.totals["compile_errors"] += 1
-                self.memory.remember(job.uid, job.remember_key, "compile-error", now)
+                self.memory.remember(job.uid, job.remember_key, "compile-error", job.text, now)
         self.close(job, "ran here", now)
 
     def compile_failed(self, job, now):
@@ -4390,6 +4406,7 @@ class Scheduler(Chooser):
                 elif spent > self.patience(host, lease.job, now):
                     self.failed(lease.job, "stalled", "no answer for %d s" % spent, now)
                 elif host.kind == "peer" and spent > self.job_timeout_s + OVERDUE_S:    # nor would it end it, then
+                    self.memory.remember(lease.job.uid, lease.job.remember_key, "timeout", "", now)
                     self.take_back(lease.job, True, spent, now)
         for group in list(self.groups.values()):
             for request in list(group.requests):
@@ -7230,6 +7247,11 @@ def place_named(fields):
     return fields[0].decode("utf-8", "surrogateescape") or None if fields else None
 
 
+def text_told(fields):
+    """Digest of a text, the last of a message's fields, or ""."""
+    return fields[0][:32].decode("ascii") if fields else ""
+
+
 def figures_told(job, fields, now):
     """JobFigures from the numbers of a DONE. ValueError where the job cannot have them: they are learnt from, for all
     users, and kept."""
@@ -7437,7 +7459,7 @@ class Session(Conversation):
             self.hub.remember_files(self.uid, keys, plain)
         if self.recipe_key and fields[5:6] not in ([], [b""]) and len(fields[5]) <= LONG_COMMAND_BYTES:
             self.hub.recipes.put(self.uid, (self.recipe_key, job.mode), fields[5])
-        now = self.hub.loop.now()
+        now, job.text = self.hub.loop.now(), text_told(fields[6:7])
         self.hub.scheduler.sized(job, size // 1024 + 1, min(milliseconds / 1e3, now - job.since), mode, now)
 
     def on_seen(self, fields):
@@ -7456,6 +7478,7 @@ class Session(Conversation):
         job = self.need_job("queued", "preprocess", "wait", "remote", "home")
         self.holds = fields[1] == b"1"
         if job.state != "home":
+            job.text = text_told(fields[3:4]) or job.text
             reason = known_reason(os.fsdecode(fields[0]))
             self.hub.scheduler.to_local(job, reason, self.hub.loop.now(), place_named(fields[2:3]))
 
@@ -7484,7 +7507,8 @@ class Session(Conversation):
 
     def send_turn(self):
         recipe = self.hub.recipe(self.uid, (self.recipe_key, self.job.mode)) if self.recipe_key else NO_RECIPE
-        self.send(b"TURN", self.job.mode, 1 if self.job.identity is None else 0, recipe)
+        remembered = self.hub.scheduler.memory.recall(self.job.uid, self.job.remember_key, self.hub.loop.now())
+        self.send(b"TURN", self.job.mode, int(self.job.identity is None), recipe, int(bool(remembered)))
 
     def send_socket(self, request, microseconds=0):
         """Hand the granted connection over, and close our copy: from here on its only end is the client's."""
@@ -9879,6 +9903,10 @@ class SourceText:
         words = self.command.remote_args(self.mode, self.invocation.folder(), own)
         return [encode_system(word) for word in (self.invocation.words[0].rpartition("/")[2], *words)]
 
+    def digest(self):
+        """What a mishap of this text is remembered by: 1.5 ms a MB, so only where there was one."""
+        return hex_digest(read_all(self.fd, self.size))
+
     def write_dependencies(self, outputs):
         """Put the dependency file in place; `outputs` gets the NewFile, to be discarded should this fail. OSError."""
         if self.depend_fd < 0:
@@ -10005,25 +10033,28 @@ class Client:
 
     def farm(self):
         """From hello to the end of the compile. An exit status. Raises DaemonGone, WireError."""
-        command = self.command
+        command, carets = self.command, "\0carets" if self.invocation.takes_messages() else ""
         self.link = DaemonLink.find(self.invocation.sockets())
         self.link.send(b"HELO", CLIENT_VERSION, b"cc", command.source, command.output, command.job_class,
-                       source_stamp(command.source), short_key(command.flags_key), self.invocation.key(),
+                       source_stamp(command.source), short_key(command.flags_key + carets), self.invocation.key(),
                        1 if command.own_only else 0, 0 if command.directives_only_bar or command.preprocessed else 1,
                        posix.getcwd(), short_key(command.shape))
-        while True:
-            name, fields = self.link.receive()
-            status = None
-            if name == b"TURN":
-                status = self.take_turn(fields)
-            elif name == b"SOCK":
-                status = self.remote(fields)
-            elif name == b"LOCL":
-                status = self.go_local(fields)
-            elif name == b"NOPE":
-                raise DaemonGone(refusal_text(fields))
-            if status is not None:
-                return status
+        status = None
+        while status is None:
+            status = self.obey(*self.link.receive())
+        return status
+
+    def obey(self, name, fields):
+        """A message of the daemon. An exit status, or None: more is to come."""
+        if name == b"TURN":
+            return self.take_turn(fields)
+        if name == b"SOCK":
+            return self.remote(fields)
+        if name == b"LOCL":
+            return self.go_local(fields)
+        if name == b"NOPE":
+            raise DaemonGone(refusal_text(fields))
+        return None
 
     def take_turn(self, fields):
         """Preprocess and tell the size. None, or an exit status where it was compiled here after all."""
@@ -10040,13 +10071,14 @@ class Client:
         if reason:
             return self.give_up(reason)
         self.link.send(b"SIZE", text.size, text.milliseconds, MODE_NAMES.index(text.mode), "".join(text.plain_files),
-                       "".join(text.odd_files), text.new_recipe if len(text.new_recipe) <= LONG_COMMAND_BYTES else "")
+                       "".join(text.odd_files), text.new_recipe if len(text.new_recipe) <= LONG_COMMAND_BYTES else "",
+                       text.digest() if fields[3:4] == [b"1"] else "")
         return None
 
-    def give_up(self, reason, tell=False, host=b""):
+    def give_up(self, reason, tell=False, host=b"", digest=""):
         """Ask for a local slot, run the real command, whose output is the answer."""
         self.discard()
-        self.link.send(b"HOME", reason, 1 if tell else 0, host)
+        self.link.send(b"HOME", reason, 1 if tell else 0, host, digest)
         return self.await_local()
 
     # -- remote
@@ -10074,7 +10106,7 @@ class Client:
         except CalledOff as message:                        # it is late there: the daemon has said where else
             job.close()
             self.discard_outputs()
-            return self.called_off(*message.args)
+            return self.obey(*message.args)
         except OSError as error:                            # no room for it, mostly: the compiler says so itself
             self.say("%s: %s" % (self.command.output, error.strerror))
             return self.after_farm(job, "output-special")
@@ -10104,18 +10136,11 @@ class Client:
         self.link.send(b"FAIL", name, text, job.host)
         return None
 
-    def called_off(self, name, fields):
-        if name == b"SOCK":
-            return self.remote(fields)
-        if name == b"LOCL":
-            return self.go_local(fields)
-        raise DaemonGone("an odd message")
-
     def after_farm(self, job, reason, tell=False):
         job.close()
         if job.link is None:
             raise DaemonClosed(reason)
-        return self.give_up(reason, tell, job.host)
+        return self.give_up(reason, tell, job.host, self.text.digest())
 
     def success(self, job, new, times, total_ms):
         """Dependencies first, as gcc does, then the object. OSError where they cannot be written."""

@@ -3589,17 +3589,17 @@ class Choices(unittest.TestCase):
     def test_memory(self):
         """Of each user apart, and of a build of more files than can be remembered most are."""
         memory, most = lm.Memory(), lm.REFUSALS_REMEMBERED
-        memory.remember(1, "k", "messages", 0)
-        self.assertEqual(memory.recall(1, "k", lm.REFUSAL_MEMORY_S - 1), "messages")
+        memory.remember(1, "k", "messages", "text", 0)
+        self.assertEqual(memory.recall(1, "k", lm.REFUSAL_MEMORY_S - 1), ("messages", "text"))
         self.assertIsNone(memory.recall(1, "k", lm.REFUSAL_MEMORY_S))
         self.assertIsNone(memory.recall(2, "k", 0))                 # another's
         for now in (1, 2, lm.REFUSAL_MEMORY_S + 3):
             for i in range(most + 10):
                 if not memory.recall(2, i, now):
-                    memory.remember(2, i, "messages", now)
+                    memory.remember(2, i, "messages", "", now)
             self.assertEqual(len(memory.users.rows(2)), most)
             self.assertEqual(sum(memory.recall(2, i, now) is not None for i in range(most + 10)), most)
-        self.assertEqual(memory.recall(1, "k", 2), "messages")
+        self.assertEqual(memory.recall(1, "k", 2), ("messages", "text"))
 
     def test_rows_of_each_user(self):
         """One user's push out nobody else's; users who come no more go."""
@@ -3723,6 +3723,27 @@ class Mishaps(unittest.TestCase):
         scheduler.local_ended(job, True, 1)
         scheduler.check()
         self.assertEqual(scheduler.jobs, set())
+
+    def test_timeout(self):
+        """A job that takes longer than hosts allow is tried once, is held against no host, and stays here then."""
+        scheduler = a_scheduler(("a", 4), ("b", 4))
+        job = a_job(scheduler, 0)
+        scheduler.granted(done_actions(scheduler, 0, "ask")[0][1], 1, 0)
+        scheduler.failed(job, "timeout", "", 600)
+        self.assertEqual((job.state, job.reason), ("home", "timeout"))
+        self.assertEqual([host.failures for host in scheduler.hosts.values()], [0, 0])
+        for host in scheduler.hosts.values():
+            scheduler.report(host, host_load(), 601)
+        self.assertEqual(a_job(scheduler, 601).reason, "remembered")
+        job = a_job(scheduler, 601, source="other")
+        scheduler.granted(done_actions(scheduler, 601, "ask")[0][1], 2, 601)
+        scheduler.job_timeout_s = 600                           # its host does not end it
+        for host in scheduler.hosts.values():
+            scheduler.report(host, host_load(running=1), 1300)
+            scheduler.counted_to(host, 2)
+        scheduler.tick(1300)
+        self.assertEqual(job.state, "home")
+        self.assertEqual(a_job(scheduler, 1300, source="other").reason, "remembered")
 
     def test_lapses(self):
         """A lapsed lease is nobody's fault: asked again without back-off, the third goes local."""
@@ -8049,7 +8070,7 @@ class Sessions(FarmCase):
         for number, wanted in enumerate((b"1", b"0", b"0")):
             with Client(daemon) as client:
                 name, fields = client.hello("f%d.c" % number).receive(b"WAIT")
-                self.assertEqual((name, fields), (b"TURN", [b"0", wanted, b"-"]))
+                self.assertEqual((name, fields), (b"TURN", [b"0", wanted, b"-", b"0"]))
                 if wanted == b"1":
                     client.send(b"IDNT", gcc_identity().hex())
                 name, fields = client.send(b"SIZE", 5000, 7, 0).receive(b"WAIT")
@@ -8065,7 +8086,7 @@ class Sessions(FarmCase):
         status = daemon.status()
         self.assertEqual((status["totals"]["remote"], status["hosts"][1]["jobs"]["ok"]), (3, 3))
         with Client(daemon) as client:                     # another compiler
-            self.assertEqual(client.hello(key="gcc 2").receive(b"WAIT"), (b"TURN", [b"0", b"1", b"-"]))
+            self.assertEqual(client.hello(key="gcc 2").receive(b"WAIT"), (b"TURN", [b"0", b"1", b"-", b"0"]))
             self.assertEqual(client.send(b"IDNT", "").receive(b"WAIT")[0], b"LOCL")
         with Client(daemon) as client:                     # remembered as one that cannot be identified
             self.assertEqual(client.hello(key="gcc 2").receive(b"WAIT")[0], b"LOCL")
@@ -9687,6 +9708,37 @@ class ClientMessages(ClientCase):
         remote = self.remote_count()
         self.assertEqual(self.cc("gcc", "-c", name, "-o", "o")[:3], (0, b"", b""))
         self.daemon.until(lambda s: s["totals"]["remote"] == remote + 1)
+
+    def test_header(self):
+        """What is wrong with a header, in any of the ways, is remembered of its includers only as long as it is; a mend
+        of the same length counts, too, and one that the user takes without source lines."""
+        folder, here = self.sources.folder, {"messages", "compile-error", "preprocessor"}
+        good = "static inline int g(int number) { return number; }\n"
+        rows = (("-Wall", good + "static int unused;\n", "messages"), ("-O1", good + "int f(void) { nosuch; }\n", ""),
+                ("-O1", good.replace("return number", "return nubmer"), ""),
+                ("-Wall", good.replace("return number", "return 7/(00)"), "messages"),
+                ("-Wall", good + "#warning careful\n", "preprocessor"))
+        for flag, bad, reason in rows:
+            with self.subTest(bad[-30:]):
+                names = [self.sources.make('#include "h.h"\nint f(void) { return g(%d); }\n' % i) for i in (1, 2)]
+                found = []
+                for text, env in ((good, {}), (bad, {}), (bad, {}), (good, {}), (bad, {}), (good, {}),
+                                  (bad, {}), (bad, {"DISTCC_LM_CARETS": "0"})):
+                    write(folder + "/h.h", text)
+                    before, remote = self.reasons(), self.remote_count()
+                    for name in names:
+                        done = self.cc("gcc", flag, "-c", name, "-o", "o", env=env)
+                        if not env:
+                            self.same(done, self.sources.expected(name, flag), "o" if done.code == 0 else None)
+                    counts = self.reasons() - before
+                    found.append("remote" if not counts else [*counts][0] if set(counts.values()) == {2} else counts)
+                    self.assertEqual(self.daemon.idle()["totals"]["remote"] - remote,
+                                     2 if not counts and (text is good or reason == "messages") else 0)
+                    self.assertLessEqual(set(counts), here | {"remembered"})
+                reason = reason or "compile-error"
+                again = reason if reason == "preprocessor" else "remembered"
+                self.assertEqual(found, ["remote", reason, again, "remote", again, "remote", again,
+                                         reason if reason == "preprocessor" else "remote"])
 
     def test_error_is_not_blamed(self):
         before = self.reasons()
