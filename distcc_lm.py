@@ -344,7 +344,7 @@ REASONS = {
     "preprocessor": "the preprocessor failed; done again here for its messages",
     "environment": "an environment variable changes what the compiler does",
     "output-special": "the output is not replaced, but written into: a link, a device, or with a mode of its own",
-    "compiler-script": "the compiler is a script or cannot be identified",
+    "compiler-script": "the compiler is a script, or a wrapper that has another one run",
     "compiler-silent": "the compiler or its assembler did not say just now what it is (-v)",
     "directives-only": "the source does not bear -fdirectives-only",
     "long-command": "the command line is too long to send",
@@ -2509,13 +2509,31 @@ REASONS.update(LOCAL_REASONS)
 NAMELESS_ASSEMBLERS = (b"for Debian", b"for Ubuntu")
 
 
-def identity_of(version_text, assembler_text, cxx, assembler=b""):
-    """8 bytes over what `COMPILER -v` says under LC_ALL=C and, for gcc, `as --version`, and for some the bytes of its
-    file, `assembler`: equal identity, equal objects.
+# What a compiler is asked who it is with: its version, and what it would run for the plainest compile.
+VERSION_WORDS = ("-v", "-###", "-c", "-x", "c", "/dev/null")
 
-    Lines that tell where a program lies rather than what it is are left out; the name is reduced to C or C++ driver."""
+
+def is_wrapper(version_text, path, real):
+    """Whether what was called `path` (with its links followed: `real`) has another compiler answer VERSION_WORDS: it
+    may add options, and has the other's identity. gcc tells by which name it was called, clang which file runs."""
+    for line in version_text.splitlines():
+        if line.startswith(b"COLLECT_GCC="):
+            return line[12:] != path
+        if line.startswith(b' "') and b'" "-cc1' in line:
+            apple = version_text.startswith(b"Apple ")      # there xcrun comes between, and adds none
+            return line[2:].partition(b'"')[0] != real and not apple
+    return False
+
+
+def identity_of(version_text, assembler_text, cxx, assembler=b""):
+    """8 bytes over what a compiler answers VERSION_WORDS under LC_ALL=C and, for gcc, `as --version`, and for some the
+    bytes of its file, `assembler`: equal identity, equal objects.
+
+    Lines that tell where a program lies rather than what it is are left out, but not COLLECT_GCC_OPTIONS, where a
+    wrapper by gcc's name shows; the name is reduced to C or C++ driver."""
     import hashlib                                  # the client asks only once per compiler
-    passed_over = (b"COLLECT_", b"InstalledDir:", b"Found ", b"Candidate ", b"Selected ")
+    passed_over = (b" ", b"COLLECT_GCC=", b"COLLECT_LTO_WRAPPER=", b"COMPILER_PATH=", b"LIBRARY_PATH=",
+                   b"InstalledDir:", b"Found ", b"Candidate ", b"Selected ")
     lines = [line.strip() for line in version_text.splitlines() if not line.startswith(passed_over)]
     said = assembler_text.splitlines()[:1]
     if said and any(name in said[0] for name in NAMELESS_ASSEMBLERS):
@@ -5904,9 +5922,10 @@ class Offer:
                     content = file.read()
         except OSError:
             return None
-        said, folders = run_for_text([path, "-v"]), run_for_text([path, "-print-search-dirs"])
+        said, folders = run_for_text([path, *VERSION_WORDS]), run_for_text([path, "-print-search-dirs"])
         text = run_for_text([program, "--version"]) if program else b""
-        if not said or not folders or family == "gcc" and not (assembler and text):
+        if not said or not folders or family == "gcc" and not (assembler and text) or is_wrapper(
+                said, os.fsencode(path), os.fsencode(real)):
             return None                                 # also of a mishap: half an identity would be another's
         readable = own_folders(real, os.path.realpath(program), folders)
         return Compiler(path, family, cxx, identity_of(said, text, cxx, content), os.fsdecode(assembler), stamp,
@@ -9554,14 +9573,16 @@ class Invocation:
         return "%s %d %d %d %d" % (self.program, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns + stamp)
 
     def identity(self):
-        """Hex of the compiler's identity, "" where it is a script, None where it does not answer: that may be due to
-        this process's environment or limits, or pass."""
+        """Hex of the compiler's identity, "" where it is a script or wrapper, None where it does not answer: that may
+        be due to this process's environment or limits, or pass."""
         fd = posix.open(self.program, posix.O_RDONLY | posix.O_CLOEXEC)
         head = posix.read(fd, 2)
         posix.close(fd)
         if head == b"#!":
             return ""
-        text = self.output_of([self.program, "-v"])
+        text, path = self.output_of([self.program, *VERSION_WORDS]), encode_system(self.program)
+        if is_wrapper(text, path, canonical_path(path, {})):
+            return ""
         assembler = content = b""
         if self.family == "gcc":
             path = decode_system(self.output_of([self.program, "-print-prog-name=as"]).strip())

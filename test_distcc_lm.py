@@ -12446,6 +12446,28 @@ class RealTools(BlindFarm):
         files = {"a.c": PROJECT["b.c"], "h.h": PROJECT["h.h"]}
         self.compare([Case(name + " -O2 -MMD -c a.c", files, link, "remote") for name in names])
 
+    def test_wrappers_of_compilers(self):
+        """Programs by a compiler's name that run another one with further options, or ask a cache first."""
+        wrapper = ('#include <unistd.h>\nint main(int argc, char **argv) {\nchar *words[99] = {NAME, "-O2"};\n'
+                   "for (int i = 1; i <= argc; i++) words[i + 1] = argv[i];\nreturn execv(PROGRAM, words); }\n")
+        rows = [(name, called) for name in ("gcc", "clang") for called in ("/usr/bin/" + name, name)
+                if shutil.which(name, path=PATH)] + [("clang", "./clang")]
+
+        def make(folder):
+            for name, called in rows:
+                place = "%s/%d" % (folder, rows.index((name, called)))
+                os.mkdir(place)
+                write(place + "/w.c", wrapper)
+                run(["gcc", "-o", name, '-DNAME="%s"' % called, '-DPROGRAM="/usr/bin/%s"' % name, "w.c"], place)
+            if shutil.which("ccache"):
+                os.mkdir(folder + "/copy")
+                shutil.copy(shutil.which("ccache"), folder + "/copy/gcc")
+        files = {"a.c": "int f(int *a, int n) { int s = 0; while (n--) s += a[n]; return s; }\n"}
+        lines = ["./%d/%s -c $PWD/a.c" % (number, name) for number, (name, _) in enumerate(rows)
+                 if shutil.which(name, path=PATH)]
+        lines += ["./copy/gcc -c $PWD/a.c"] if shutil.which("ccache") else []
+        self.compare([Case(line, files, make, "compiler-script") for line in lines])
+
 
 # ==== Trees: real builds, every object compared, counted from outside ==============================================
 # Lua, zlib, Redis and ninja as Debian packages them are built by plain gcc and then, in the same folder, through a farm
