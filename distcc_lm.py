@@ -3564,6 +3564,15 @@ class Placement:
             slowdown += occupied * max(alone - beside, 0.0)
         return figures.rtt.value + figures.transfer_s(job.size_kb) + wait + work * slowdown
 
+    def need_mb(self, job, hosts):
+        """Memory to ask for: as its like needed, but no more than some host has to spare, or none would ever be sent
+        again to show that it needs less."""
+        need = self.statistics.memory.need_mb(job.keys()[0])
+        if need > MEMORY_PER_JOB_MB:
+            most = max((host.load.memory_mb for host in hosts.values() if host.load), default=0)
+            need = max(MEMORY_PER_JOB_MB, min(need, most * 3 // 4))
+        return need
+
     def predicted(self, host, job):
         """Seconds from sending to receiving, for one more job alone: what the outcome is compared with."""
         figures = self.statistics.host(host.key)
@@ -3849,8 +3858,8 @@ class Faults:
         elif name == "out-of-memory":               # a host with more, please
             host.counters["failed"] += 1
             job.memory_mb = memory_step(job.memory_mb + 1)
-            self.statistics.memory.observe(job.keys()[0], job.memory_mb)
-        elif name == "closed" and host.kind == "distccd":       # its way of refusing a job; of being broken, too
+            self.memory.remember(job.uid, job.remember_key, name, "", now)
+        elif name == "killed" or name == "closed" and host.kind == "distccd":       # its way of refusing a job
             self.bad_file(host, job, name, text, now)
         else:
             host.counters["failed"] += 1
@@ -3870,6 +3879,13 @@ class Faults:
         if len(host.bad_files) >= BAD_FILES_BEFORE_SUSPECT:
             host.fails(name, text or "%d files failed there and compiled here" % len(host.bad_files), now)
             host.bad_files.clear()
+
+
+def leased(job, place):
+    """The host of the job's lease, None where what its client says of `place` is of another: a host's name, None where
+    it does not say. Its word may cross ours of a second place."""
+    host = job.lease.host if job.lease else None
+    return host if host and place in (None, host.name) else None
 
 
 class Ledger:
@@ -3950,7 +3966,7 @@ class Ledger:
         job.size_kb = job.decision.size_kb = size_kb
         job.weight = self.statistics.weight(size_kb, *job.keys())
         self.statistics.weights.add(job.weight)
-        job.memory_mb = max(job.memory_mb if job.tries else 0, self.statistics.memory.need_mb(job.keys()[0]))
+        job.memory_mb = max(job.memory_mb if job.tries else 0, self.placement.need_mb(job, self.hosts))
         job.preprocess_s = preprocess_s
         self.statistics.preprocess.add(preprocess_s)
         if not (job.text and self.went_wrong(job, now)):
@@ -4015,15 +4031,9 @@ class Ledger:
         self.fair.give(job.uid, now - lease.since, now)
         return lease
 
-    def named(self, job, place):
-        """The host of the job's lease, None where what its client says of `place` is of another: a host's name, None
-        where it does not say. Its word may cross ours of a second place."""
-        host = job.lease.host if job.lease else None
-        return host if host and place in (None, host.name) else None
-
     def done_by(self, job, place):
         """The host that has done the job: of its lease, or the one it was taken from, too soon as it turns out."""
-        host = self.named(job, place)
+        host = leased(job, place)
         left, counted = job.left or (None, "")
         if host or left is None or place not in (None, left.name):
             return host
@@ -4045,6 +4055,8 @@ class Ledger:
             host.counters["ok"] += 1
             host.bad_files.clear()
             host.recovers()
+        if job.tries:                       # what went wrong elsewhere was no fault of the file
+            self.memory.users.rows(job.uid).pop(job.remember_key, None)
         self.totals["remote"] += 1
         job.decision.actual_s = figures.total_s
         if figures.elapsed_s is not None:
@@ -4053,7 +4065,7 @@ class Ledger:
 
     def failed(self, job, name, text, now, place=None):
         """What the client got from its host was no object: another host, then this box."""
-        if not self.named(job, place):      # it was taken from that host already
+        if not leased(job, place):      # it was taken from that host already
             return
         host = self.end_lease(job, now).host
         self.note(job, now, "%s: %s" % (host.name, text or reason_text(name)))
@@ -4074,7 +4086,7 @@ class Ledger:
 
     def to_local(self, job, reason, now, place=None):
         """The client gives up the farm for this job: what the host answered must be done again here."""
-        host = self.named(job, place)
+        host = leased(job, place)
         if host and reason in ("compile-error", "compiler-failed", "messages"):             # the host did its work
             job.suspect_host = host if reason != "messages" else None
             host.recovers()
@@ -10220,16 +10232,21 @@ class Client:
         return self.invocation.become() if allowed else 1
 
 
-# What gcc, its driver, libstdc++ and clang's driver say.
-OUT_OF_MEMORY = (b": out of memory", b"virtual memory exhausted", b"Killed signal terminated program",
-                 b"std::bad_alloc", b"unable to execute command: Killed")
+# What compilers and their drivers say, behind no more than their name.
+OUT_OF_MEMORY = (b"out of memory allocating ", b"virtual memory exhausted", b"LLVM ERROR: out of memory",
+                 b"fatal error: Killed signal terminated program", b"internal compiler error: Killed",
+                 b"error: unable to execute command: Killed")
 
 
 def killed_by(reply):
     """(reason name, text) where the compiler did not come to its end there; else None."""
     number = reply.status & 0x7f
-    if number == 9 or reply.status and any(sign in reply.stderr for sign in OUT_OF_MEMORY):     # 9: the kernel's way
+    if number == 9:                                         # the kernel's way
         return "out-of-memory", ""
+    for line in reply.stderr.splitlines() if reply.status else ():
+        program, _, words = line.partition(b": ")
+        if line.startswith(OUT_OF_MEMORY) or b":" not in program and words.startswith(OUT_OF_MEMORY):
+            return "out-of-memory", ""
     return ("killed", "signal %d" % number) if number else None
 
 

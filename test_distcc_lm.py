@@ -3745,6 +3745,16 @@ class Mishaps(unittest.TestCase):
         self.assertEqual(job.state, "home")
         self.assertEqual(a_job(scheduler, 1300, source="other").reason, "remembered")
 
+    def test_killed(self):
+        """A file on which compilers die by a signal: the file is to blame first, the host after two of them."""
+        scheduler = a_scheduler(("a", 4))
+        for number, state in ((1, "up"), (1, "up"), (2, "suspect")):
+            job = a_job(scheduler, 0, source=str(number))
+            if job.reason != "remembered":
+                scheduler.granted(done_actions(scheduler, 0, "ask")[0][1], number, 0)
+                scheduler.failed(job, "killed", "signal 11", 1)
+            self.assertEqual(scheduler.hosts["a"].state(1)[0], state)
+
     def test_lapses(self):
         """A lapsed lease is nobody's fault: asked again without back-off, the third goes local."""
         scheduler = a_scheduler(("a", 4))
@@ -3873,7 +3883,31 @@ class Exploring(unittest.TestCase):
         self.assertEqual((tried[1], needs, job.memory_mb), ("c", [512, 768], 1152))
         self.assertEqual([action[0] for action in done_actions(scheduler, 3)], ["local"])
         self.assertEqual([host.failures for host in scheduler.hosts.values()], [0, 0, 0])
-        self.assertEqual(a_job(scheduler, 3).memory_mb, 1152)               # its like are known to need as much
+        self.assertEqual(a_job(scheduler, 3).reason, "remembered")
+        self.assertEqual(a_job(scheduler, 3, source="other").memory_mb, 512)    # sizes that were tried teach nothing
+
+    def test_memory_never_latches(self):
+        """Whatever some jobs needed, or a state file says, their like ask for no more than some host has; the peaks of
+        those that end well are all that is learnt."""
+        for peaks, need in (([], 512), ([9000] * 3, 3888), ([29524] * 40, 3888), ([1e17], 3888), ([700], 768)):
+            with self.subTest(peaks[:1]):
+                scheduler = a_scheduler(("a", 4), ("b", 4))
+                for host, memory in zip(scheduler.hosts.values(), (3000, 6000)):
+                    scheduler.report(host, host_load(memory_mb=memory), 0)
+                scheduler.statistics.memory.rows["c-O2"] = peaks
+                for i in range(20):                                 # each fails twice
+                    now = i / 10
+                    job = a_job(scheduler, now, source=str(i))
+                    self.assertLessEqual(job.memory_mb, 4500)
+                    for _ in range(2):
+                        for _, request in done_actions(scheduler, now, "ask"):
+                            scheduler.granted(request, 1, now)
+                        if job.lease:
+                            scheduler.failed(job, "out-of-memory", "", now)
+                self.assertEqual(scheduler.statistics.memory.rows["c-O2"], peaks)
+                job = a_job(scheduler, 3, source="good")
+                self.assertLessEqual(job.memory_mb, max(need, 4500))
+                self.assertEqual([action[0] for action in done_actions(scheduler, 3, "ask")], ["ask"])
 
     def test_memory_of_slots(self):
         """A slot is not given to a job that may need more memory than it was asked for; a host that has not as much
@@ -10206,6 +10240,30 @@ class SlowLinks(FarmCase):
         self.assertEqual((self.sources.object("o"), seen[0]), (b"object", lm.ZLIB))
         self.assertEqual(seen[1][1].decode(), '# 1 "x.c"\n' + text)
         self.assertLess(seen[1][0], len(text) / 3)
+
+
+class Deaths(unittest.TestCase):
+    """How a compiler ended on a host, by its status and words."""
+    PLACE = b"a.c:3:1: error: static assertion failed: \"%s\"\n"
+    MEMORY = (b"cc1: out of memory allocating 65536 bytes after a total of 7", b"virtual memory exhausted: Cannot",
+              b"cc1plus: virtual memory exhausted: Cannot allocate memory", b"LLVM ERROR: out of memory",
+              b"gcc: fatal error: Killed signal terminated program cc1",
+              b"clang: error: unable to execute command: Killed", b"gcc: internal compiler error: Killed (program cc1)")
+
+    def test_out_of_memory(self):
+        """Of a compiler's own words only; never what it says of a source, or quotes of one."""
+        for words in self.MEMORY:
+            for status, stderr, wanted in ((256, words, "out-of-memory"), (256, self.PLACE % words, None),
+                                           (256, b"a.c: In f:\n\n" + words + b"\nx", "out-of-memory"), (0, words, None),
+                                           (256, b"a.c: In function '" + words + b"':\n", None)):
+                with self.subTest(stderr, status=status):
+                    found = lm.killed_by(lm.Reply(status, stderr))
+                    self.assertEqual(found and found[0], wanted)
+        for stderr in (b"a.cc:2:1: error: catching polymorphic type 'class std::bad_alloc' by value [-Werror]\n",
+                       self.PLACE % b"arena: out of memory", b"x: out of memory\n", b"std::bad_alloc\n"):
+            self.assertIsNone(lm.killed_by(lm.Reply(256, stderr)))
+        self.assertEqual([lm.killed_by(lm.Reply(number))[0] for number in (9, 11, 6)],
+                         ["out-of-memory", "killed", "killed"])
 
 
 class FaultyPeers(FarmCase):
