@@ -274,8 +274,11 @@ PATH_BYTES = 4096                   # the kernel's own limit; what is longer is 
 DECISIONS_KEPT = 500                # `why` and the page forget early / memory
 HISTORY_INTERVAL_S = 2.0            # the page shows no short peaks / it covers less time
 HISTORY_KEPT = 450                  # samples: the page covers less time / memory, and a long JSON
-STATE_SAVE_S = 60.0
+STATE_SAVE_S = 60.0                 # writes for nothing / more is learnt anew after a crash
 DRAIN_LIMIT_S = 9.0                 # jobs are cut off / service managers lose patience (they are told 10 s)
+STOP_LIMIT_S = 20.0                 # after SIGTERM: what was learnt is lost / a daemon that hangs in spite of all stays
+STATE_PATIENCE_S = 2.0              # the last save is given up on a slow disk / a hung one holds up the end
+DISK_CHECK_S = 1.0                  # CPU / a full disk is noticed late
 IDENTITY_CHECK_S = 10.0             # how often a server looks what compilers there are, and a client at its own, again:
                                     # CPU / one that was exchanged or added is found late
 COMPILER_RETRY_S = 600.0            # one that does not answer -v is asked in 10, 20, 40 .. so many seconds: likewise
@@ -7618,6 +7621,7 @@ class Hub:
         self.recipes = PerUser(RECIPES_REMEMBERED)  # {(Session.recipe_key, mode): recipe for stage 1}
         self.holders = {}                           # pid that holds a local slot: how many
         self.newcomers = []                         # said hello since the last decisions
+        self.nameless = set()                       # uids whose names are to be looked up
 
     def accept(self, listener):
         for _ in range(64):
@@ -7634,7 +7638,23 @@ class Hub:
                 continue
             self.sessions.add(session)
             self.per_uid[session.uid] += 1
+            self.learn_names(session.uid)
             self.loop.watch(session, selectors.EVENT_READ, session.on_event)
+
+    def learn_names(self, uid=None):
+        """Of users, before `status` tells them: when they come."""
+        if uid is not None and uid not in USER_NAMES and len(self.nameless) < USER_NAMES_KEPT:
+            self.nameless.add(uid)
+        wanted = tuple(self.nameless)
+        if wanted:
+            self.loop.apart("user names", lambda: {uid: ask_name(uid) for uid in wanted}, self.names_learnt)
+
+    def names_learnt(self, names):
+        if len(USER_NAMES) >= USER_NAMES_KEPT:
+            USER_NAMES.clear()
+        USER_NAMES.update(names)
+        self.nameless -= names.keys()
+        self.learn_names()
 
     def probe(self, session, name, identity, size_kb):
         """`check` wants a slot on this very host. ValueError for what is no request."""
@@ -7881,19 +7901,20 @@ class View:
                 for d in rows]
 
 
-USER_NAMES = {}                     # uid: name; the question may go to another host, and the daemon waits for it
+USER_NAMES = {}                     # uid: name
 
 
 def user_name(uid):
-    import pwd                                      # rarely wanted, and not everywhere
-    if uid not in USER_NAMES:
-        if len(USER_NAMES) >= USER_NAMES_KEPT:
-            USER_NAMES.clear()
-        try:
-            USER_NAMES[uid] = pwd.getpwuid(uid).pw_name
-        except KeyError:
-            USER_NAMES[uid] = str(uid)
-    return USER_NAMES[uid]
+    return USER_NAMES.get(uid) or str(uid)          # until Hub.learn_names() has the answer
+
+
+def ask_name(uid):
+    """The question may go to another machine, which may be slow, or down."""
+    import pwd                                      # not everywhere
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except (KeyError, OSError):
+        return str(uid)
 
 
 # ==== 10. Daemon ====================================================================================================
@@ -7906,6 +7927,49 @@ def stderr_is_journal():
     except OSError:
         return False
     return os.environ.get("JOURNAL_STREAM") == "%d:%d" % (found.st_dev, found.st_ino)
+
+
+class LogSink:
+    """Lines to stderr or to a file. None waits for its reader: what is not taken is counted, and told when there is
+    room again. No flag of a descriptor that others have, too, is changed: a pipe or terminal is opened anew."""
+
+    def __init__(self, path=None):
+        """OSError."""
+        self.lost, self.sock, self.fd = 0, None, 2
+        flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        if path:
+            self.fd = os.open(path, flags | os.O_CREAT, 0o666)
+            return
+        try:
+            kind = os.fstat(2).st_mode
+            if stat.S_ISSOCK(kind):                 # the journal's
+                self.sock = socket.socket(fileno=os.dup(2))
+            elif sys.platform == "linux" and not stat.S_ISREG(kind):    # that others write as well, at one offset
+                self.fd = os.open("/dev/fd/2", flags)
+        except OSError:
+            pass                                    # closed, or another user's terminal
+
+    def write(self, line):
+        try:
+            if self.lost:
+                self.put("distcc_lm: %d lines of this log are lost: nobody read it" % self.lost)
+                self.lost = 0
+            self.put(line)
+        except (OSError, ValueError):               # a full disk must not end the daemon either
+            self.lost += 1
+
+    def put(self, line):
+        data = line.encode("utf-8", "replace")[:4095] + b"\n"      # a pipe takes 4096 bytes whole or not at all
+        if self.sock:
+            self.sock.send(data, socket.MSG_DONTWAIT)
+        elif self.fd == 2 and not select.select((), (2,), (), 0)[1]:
+            raise BlockingIOError
+        else:
+            os.write(self.fd, data)
+
+    def __del__(self):
+        if self.fd != 2:
+            os.close(self.fd)
 
 
 class Loop:
@@ -7925,13 +7989,13 @@ class Loop:
         self.level, self.log_path = self.LEVELS.index(log_level), log_file
         self.journal = not log_file and stderr_is_journal()
         try:
-            self.log_stream = open(log_file, "a", buffering=1, errors="replace") if log_file else sys.stderr
+            self.sink = LogSink(log_file)
         except OSError as error:
             raise StartError("--log-file %s: %s" % (log_file, error.strerror)) from None
         self.on_no_descriptors = lambda: None
         self.on_gap = lambda seconds: None          # the process stood still
         self.settle = lambda: None                  # after each batch of events: carry out decisions
-        self.last_turn = self.now()
+        self.awake = self.now()                     # since when its callbacks run
 
     def now(self):
         return time.monotonic()
@@ -7940,15 +8004,12 @@ class Loop:
         """One line; control characters that a peer may have sent never reach a terminal."""
         if self.LEVELS.index(level) <= self.level:
             clean = text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
-            try:
-                if self.journal:                    # it keeps time and name itself
-                    print(self.JOURNAL[level] + clean, file=self.log_stream, flush=True)
-                elif self.log_stream is sys.stderr:
-                    print("distcc_lm: %s: %s" % (level, clean), file=self.log_stream, flush=True)
-                else:
-                    print("%s %s %s" % (time.strftime("%Y-%m-%d %H:%M:%S"), level, clean), file=self.log_stream)
-            except (OSError, ValueError):
-                pass                                # a full disk must not end the daemon
+            if self.journal:                        # it keeps time and name itself
+                self.sink.write(self.JOURNAL[level] + clean)
+            elif not self.log_path:
+                self.sink.write("distcc_lm: %s: %s" % (level, clean))
+            else:
+                self.sink.write("%s %s %s" % (time.strftime("%Y-%m-%d %H:%M:%S"), level, clean))
 
     def log_seldom(self, level, about, text):
         """A line that others can cause at will: once a minute for each of those."""
@@ -7963,12 +8024,9 @@ class Loop:
     def reopen_log(self):
         if self.log_path:
             try:
-                stream = open(self.log_path, "a", buffering=1, errors="replace")
+                self.sink = LogSink(self.log_path)
             except OSError as error:
-                return self.log("error", "--log-file %s: %s" % (self.log_path, error.strerror))
-            self.log_stream.close()
-            self.log_stream = stream
-        return None
+                self.log("error", "--log-file %s: %s" % (self.log_path, error.strerror))
 
     # -- descriptors
 
@@ -8029,6 +8087,9 @@ class Loop:
 
     def on_bell(self, _events):
         self.bell[0].recv(4096)
+        self.collect()
+
+    def collect(self):
         while self.ended:
             name, result, error = self.ended.popleft()
             self.call(None, lambda row: self.finish(*row), (self.errands.pop(name), result, error))
@@ -8045,17 +8106,14 @@ class Loop:
         self.tasks.append([self.now() + interval, interval, function])
 
     def turn(self, due):
-        """Wait for events, or until `due` or the next task; deal with them. Where the process stood still for longer
-        than it meant to (suspend, SIGSTOP), on_gap hears of it first: what has come meanwhile is not late."""
+        """Wait for events, or until `due` or the next task; deal with them."""
         before = self.now()
         timeout = max(0.0, min([due] + [task[0] for task in self.tasks] + list(self.paused.values())) - before)
         ready = self.selector.select(timeout)
-        now = self.now()
+        self.forgive_gap(timeout)
+        self.awake = now = self.now()
         if self.paused:
             self.resume(now)
-        gap = now - max(self.last_turn, before) - timeout
-        if gap > SUSPEND_GAP_S:
-            self.call(None, self.on_gap, gap)
         for key, events in ready:
             what, callback = key.data
             if what in self.watched:                # an earlier callback may have closed it
@@ -8063,9 +8121,18 @@ class Loop:
         for task in self.tasks:
             if now >= task[0]:
                 task[0] = now + task[1]
-                self.call(None, task[2], now)
+                self.call(None, task[2], self.now())
         self.call(None, lambda _: self.settle(), now)
-        self.last_turn = self.now()
+
+    def forgive_gap(self, meant=0.0, what=None):
+        """Where the process stood still for longer than it meant to (suspend, SIGSTOP, a callback that hung), on_gap
+        hears of it before anything judges by the clock: what came meanwhile, and is still to be read, is not late."""
+        gap = self.now() - self.awake - meant
+        if gap > SUSPEND_GAP_S:
+            self.awake = self.now()
+            self.log("warning", "stood still for %.1f s, in %s" % (
+                gap, getattr(what, "__qualname__", "a callback") if what else "sleep"))
+            self.call(None, self.on_gap, gap)
 
     def call(self, what, callback, argument):
         try:
@@ -8081,6 +8148,7 @@ class Loop:
             self.log("error", "bug: %s: %s (%s line %d)" % (type(error).__name__, error, where.name, where.lineno))
             if hasattr(what, "abandon"):
                 self.call(None, lambda _: what.abandon(), None)
+        self.forgive_gap(0.0, callback)
 
 
 def read_words(path):
@@ -8151,7 +8219,7 @@ class Box:
 
     def __init__(self, procfs, tmpdir):
         self.procfs, self.tmpdir = procfs, tmpdir
-        self.foreign, self.measured_at = 0.0, None
+        self.foreign, self.measured_at, self.short = 0.0, None, False
         self.boot, self.cgroups = self.boot_id(), Cgroups(procfs)
         self.cores = self.usable_cores()
 
@@ -8202,6 +8270,7 @@ class Box:
         return min(free + [allowed] if allowed is not None else free, default=None)
 
     def disk_short(self):
+        """May wait for the disk, so it is asked apart from the loop, and `short` is the last answer."""
         try:
             found = os.statvfs(self.tmpdir)
         except OSError:
@@ -8488,12 +8557,12 @@ def load_state(path, log):
         return Statistics()
 
 
-def save_state(path, statistics, log):
+def save_state(path, text, log):
     """By rename, so that a crash leaves the old or the new one."""
     try:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         with open(path + ".new", "w", encoding="utf-8") as file:
-            file.write(json.dumps(statistics.to_dict()))    # dump() has no use of the C encoder
+            file.write(text)
         os.replace(path + ".new", path)
     except OSError as error:
         log("warning", "--state %s: %s" % (path, error.strerror))
@@ -8537,7 +8606,7 @@ class Station:
             return "draining"
         if available_mb < self.config.min_memory:
             return "memory"
-        return "disk" if self.spawner and self.box.disk_short() else None
+        return "disk" if self.spawner and self.box.short else None
 
     def running(self):
         """Jobs on this box as others should see them: served, local, and preprocessing where none are served."""
@@ -8590,6 +8659,53 @@ class SpareDescriptor:
         self.keep()
 
 
+class Upkeep:
+    """What is seen to now and then, apart from the loop, since it may wait for a disk or a program."""
+
+    def __init__(self, config, loop, box, statistics):
+        self.config, self.loop, self.box, self.statistics = config, loop, box, statistics
+        self.client_start = client_start()
+        self.offer = None                           # of a daemon that serves
+        self.on_offer = lambda: None                # other compilers are offered
+
+    def begin(self):
+        every = self.loop.every
+        every(STATE_SAVE_S, self.save_state)
+        every(IDENTITY_CHECK_S, self.look_at_program)
+        if self.offer:
+            self.box.short = self.box.disk_short()
+            every(IDENTITY_CHECK_S, self.look_at_compilers)
+            every(DISK_CHECK_S, self.look_at_disk)
+
+    def save_state(self, _now=0, patience_s=0):
+        """With patience, at the end, this waits for it."""
+        self.loop.collect()
+        text = json.dumps(self.statistics.to_dict())            # dump() has no use of the C encoder
+        saved = threading.Event()
+
+        def save():
+            save_state(self.config.state, text, self.loop.log)
+            saved.set()
+        if self.loop.apart("state", save, lambda _: None):
+            saved.wait(patience_s)
+
+    def look_at_disk(self, _now=0):
+        """One that does not answer holds no job."""
+        if not self.loop.apart("disk", self.box.disk_short, lambda short: setattr(self.box, "short", short)):
+            self.box.short = True
+
+    def look_at_program(self, _now=0):
+        self.loop.apart("program", client_start, lambda found: setattr(self, "client_start", found))
+
+    def look_at_compilers(self, _now=0):
+        self.loop.apart("compilers", self.offer.look, self.compilers_seen)
+
+    def compilers_seen(self, found):
+        if self.offer.take(found):
+            self.loop.log("info", "compilers looked at again: others are offered")
+            self.on_offer()
+
+
 class Daemon:
     """Puts the parts together, and carries out what the scheduler decides."""
 
@@ -8615,6 +8731,7 @@ class Daemon:
         self.reports = Reports(self.loop, self.scheduler, self.trust, self.neighbours, self.station.load)
         self.asker = Asker(self.loop, self.scheduler, self.instance, self.trust)
         self.hub = Hub(self.loop, self.scheduler, self.answer, self.asker)
+        self.upkeep = Upkeep(config, self.loop, self.box, self.statistics)
         self.directory = Directory(config, self.loop, self.scheduler, self.trust, self.reports.zones)
         self.doors = Doors(config)
         self.stopping = self.settling = False
@@ -8642,7 +8759,8 @@ class Daemon:
             self.server = JobServer(self.loop, self.admission, self.spawner, offer, self.trust, self.reports.audience,
                                     self.config.max_job_mb << 20, self.config.job_timeout)
             self.server.on_change, self.server.on_served = self.slots_changed, self.station.served
-            self.server.on_exchange = self.look_at_compilers
+            self.server.on_exchange, self.upkeep.offer = self.upkeep.look_at_compilers, offer
+            self.upkeep.on_offer = lambda: setattr(self.reports, "next_at", self.loop.now())
             self.station.server, self.station.port = self.server, doors.bound[0][1]
             watch(self.spawner, reading, self.server.on_spawner)
             for sock in doors.tcp:
@@ -8663,10 +8781,8 @@ class Daemon:
         every(0.5, self.sweep)
         every(PING_INTERVAL_S, lambda _: self.hub.ping())
         every(RESOLVE_AGAIN_S, self.directory.resolve_again)
-        every(STATE_SAVE_S, lambda _: save_state(self.config.state, self.statistics, self.loop.log))
         every(5.0, lambda _: self.check())
-        if self.server:
-            every(IDENTITY_CHECK_S, self.look_at_compilers)
+        self.upkeep.begin()
         self.loop.settle, self.loop.on_gap = self.settle, self.forgive
         self.loop.on_no_descriptors = self.shed
         self.spare = SpareDescriptor()
@@ -8676,14 +8792,6 @@ class Daemon:
         self.asker.sweep(now)
         if self.server:
             self.server.sweep(now)
-
-    def look_at_compilers(self, _now=0):
-        self.loop.apart("compilers", self.server.offer.look, self.compilers_seen)
-
-    def compilers_seen(self, found):
-        if self.server.offer.take(found):
-            self.loop.log("info", "compilers looked at again: others are offered")
-            self.reports.next_at = self.loop.now()
 
     # -- decisions
 
@@ -8733,7 +8841,7 @@ class Daemon:
         return {"daemon": {"address": str(self.doors.bound[0]), "socket": self.config.socket, "pid": os.getpid(),
                            "uptime_s": round(time.monotonic() - self.started, 1),
                            "accepting": bool(self.server) and not self.admission.refusal,
-                           "client_start": client_start()},
+                           "client_start": self.upkeep.client_start},
                 "warnings": self.directory.listing.warnings,
                 "memory_available_kb": self.station.available_kb,
                 "contained": self.spawner.containment if self.spawner else None}
@@ -8793,7 +8901,6 @@ class Daemon:
 
     def forgive(self, gap):
         """The process stood still: nobody else went silent meanwhile."""
-        self.loop.log("info", "stood still for %.1f s" % gap)
         self.scheduler.forgive(gap)
         if self.server:
             for connection in self.server.connections:
@@ -8828,7 +8935,7 @@ class Daemon:
                 self.server.close_all()
             self.hub.close_all()
             self.check()
-            save_state(self.config.state, self.statistics, self.loop.log)
+            self.upkeep.save_state(patience_s=STATE_PATIENCE_S)
         if self.spawner:
             self.spawner.stop()
         self.doors.close()
@@ -8914,7 +9021,7 @@ def notify_manager(state):
     if address:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             try:
-                sock.sendto(state, "\0" + address[1:] if address.startswith("@") else address)
+                sock.sendto(state, socket.MSG_DONTWAIT, "\0" + address[1:] if address.startswith("@") else address)
             except OSError:
                 pass
 
@@ -8925,8 +9032,14 @@ def watch_signals(daemon):
     for sock in (ours, theirs):
         sock.setblocking(False)
     signal.set_wakeup_fd(theirs.fileno())
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: None)
+
+    def on_stop(*_):
+        """Should the loop not come round to it, the kernel ends this process: the alarm needs no code of ours."""
+        signal.setitimer(signal.ITIMER_REAL, STOP_LIMIT_S)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, lambda *_: None)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_stop)
 
     def on_readable(_events):
         for number in ours.recv(64):

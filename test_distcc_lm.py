@@ -38,6 +38,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 import types
@@ -8764,13 +8765,162 @@ class StandingStill(unittest.TestCase):
             loop.turn(0.0)
             loop.tasks[0][0] = 0.0
             theirs.send(b"y")
-            loop.last_turn -= 50.0
             select, loop.selector = loop.selector.select, unittest.mock.Mock()
             now = loop.now()
             loop.selector.select = lambda timeout: setattr(loop, "now", lambda: now + 50.0) or select(timeout)
             loop.turn(0.0)
         self.assertEqual(order[:2], [b"x", "task"])
         self.assertEqual((round(order[2]), order[3:]), (50, [b"y", "task"]))
+
+
+    def test_slow_callback(self):
+        """A callback that hangs: forgiven before the next event, task or decision; also where many take their time."""
+        for what, stalls, wanted in (("one", [50.0], ["gap 50", "event", "task", "settle"]),
+                                     ("some", [0.9, 0.9, 0.9], ["gap 3", "event", "task", "settle"]),
+                                     ("quick", [0.5, 0.9], ["event", "task", "settle"])):
+            with self.subTest(what), contextlib.ExitStack() as stack:
+                loop, order, begun = lm.Loop("error"), [], time.monotonic()
+                clock = [begun]
+                loop.now = lambda clock=clock: clock[0]
+                loop.on_gap = lambda gap, order=order: order.append("gap %.0f" % gap)
+                loop.settle = lambda order=order: order.append("settle")
+                loop.tasks.append([begun - 1, 60.0, lambda now, order=order: order.append("task")])
+                for stall in [*stalls, None]:
+                    ours, theirs = map(stack.enter_context, socket.socketpair())
+                    theirs.send(b"x")
+
+                    def heard(_, ours=ours, stall=stall, clock=clock, order=order):
+                        ours.recv(1)
+                        if stall is None:
+                            order.append("event")
+                        else:
+                            clock[0] += stall
+                    loop.watch(ours, selectors.EVENT_READ, heard)
+                loop.selector.select = lambda _, loop=loop: [
+                    (loop.selector.get_key(what), row[1]) for what, row in loop.watched.items()]    # in this order
+                loop.turn(begun)
+                self.assertEqual(order, wanted)
+
+    def test_apart(self):
+        """What blocks holds up no turn; its result, or what it raises, comes in the loop; once at a time."""
+        loop, gate, found = lm.Loop("error"), threading.Event(), []
+        with unittest.mock.patch.object(loop, "log", lambda level, text: found.append(text)):
+            self.assertTrue(loop.apart("x", lambda: gate.wait(DEADLINE_S), found.append))
+            self.assertFalse(loop.apart("x", lambda: found.append("twice"), found.append))
+            self.assertTrue(loop.apart("y", lambda: {}["none"], found.append))
+            self.assertTrue(eventually(lambda: loop.turn(loop.now() + 0.01) or found))
+            self.assertIn("bug: KeyError", found.pop())
+            gate.set()
+            self.assertTrue(eventually(lambda: loop.turn(loop.now() + 0.01) or found))
+        self.assertEqual((found, loop.errands), ([True], {}))
+
+    def test_names_of_users(self):
+        """A slow answer is not waited for: until it comes there is the number. Each is asked for once."""
+        loop, gate, uid = lm.Loop("error"), threading.Event(), OTHER_UID + 7
+        hub = lm.Hub(loop, unittest.mock.Mock(), None, None)
+        self.addCleanup(lm.USER_NAMES.clear)
+        with unittest.mock.patch("pwd.getpwuid", side_effect=lambda uid: gate.wait(DEADLINE_S) and unittest.mock.Mock(
+                pw_name="x%d" % uid)) as asked:
+            for each in (uid, uid + 1, uid):
+                hub.learn_names(each)
+            self.assertEqual(lm.user_name(uid), str(uid))
+            gate.set()
+            self.assertTrue(eventually(lambda: loop.turn(loop.now() + 0.01) or not hub.nameless))
+            self.assertEqual([lm.user_name(uid), lm.user_name(uid + 1)], ["x%d" % uid, "x%d" % (uid + 1)])
+            hub.learn_names(uid)
+        self.assertEqual(asked.call_count, 2)
+
+    def test_disk(self):
+        """One that does not answer counts as full, until it does."""
+        loop, gate = lm.Loop("error"), threading.Event()
+        box = unittest.mock.Mock(short=False, disk_short=lambda: not gate.wait(DEADLINE_S))
+        upkeep = lm.Upkeep(None, loop, box, None)
+        upkeep.look_at_disk()
+        self.assertFalse(box.short)
+        upkeep.look_at_disk()
+        self.assertTrue(box.short)
+        gate.set()
+        self.assertTrue(eventually(lambda: loop.turn(loop.now() + 0.01) or not box.short))
+
+
+class Stalls(FarmCase):
+    """What hangs holds up neither clients nor the end."""
+
+    def goes_on(self, daemon, worker=None):
+        """It answers and compiles, and ends when it is told to."""
+        begin, name = time.monotonic(), self.sources.make()
+        daemon.status()
+        self.same(self.cc(worker or daemon, "gcc", "-c", name, "-o", "o"), self.sources.expected(name), "o")
+        self.assertLess(time.monotonic() - begin, 2.5)
+        daemon.process.terminate()
+        self.assertEqual(daemon.process.wait(DEADLINE_S), 0)
+        self.assertLess(time.monotonic() - begin, 9)
+
+    def test_log_that_nobody_reads(self):
+        """A pipe, a terminal that was stopped, a socket: lines are lost and counted; no flag of it changes."""
+        def pipe():
+            ours, theirs = os.pipe()
+            fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4096)
+            return ours, theirs
+
+        def terminal():
+            ours, theirs = os.openpty()
+            termios.tcflow(theirs, termios.TCOOFF)
+            return ours, theirs
+
+        def pair():
+            ours, theirs = socket.socketpair()
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+            return ours.detach(), theirs.detach()
+        for make in (pipe, terminal, pair):
+            ours, theirs = make()
+            with self.subTest(make.__name__), open(ours, "rb", 0) as reader, open(theirs, "wb", 0) as writer:
+                daemon = self.farm.start(wait=False)
+                daemon.process.kill()
+                daemon.process.wait()
+                daemon.process = subprocess.Popen(daemon.argv, env=environment(), cwd=daemon.folder,
+                                                  stdout=writer, stderr=writer)
+                daemon.pid = daemon.process.pid
+                daemon.started()
+                for _ in range(200):                # each says what it cannot do
+                    self.assertEqual(ask(daemon.socket, "drain", "on")[0], b"JSON")
+                    self.assertEqual(ask(daemon.socket, "drain", "off")[0], b"JSON")
+                self.assertFalse(fcntl.fcntl(theirs, fcntl.F_GETFL) & os.O_NONBLOCK)
+                if make is terminal:
+                    termios.tcflow(theirs, termios.TCOON)
+                text = b""
+                while b"lost" not in text:
+                    if not select.select((reader,), (), (), 0)[0]:
+                        ask(daemon.socket, "drain", "off")
+                    self.assertTrue(select.select((reader,), (), (), DEADLINE_S)[0], (make, text))
+                    text += reader.read(1 << 20)
+                self.assertRegex(text, rb"\d+ lines of this log are lost")
+                self.goes_on(daemon)
+
+    def test_state(self):
+        """Saving hangs: stands for a home by NFS that is away."""
+        folder = new_folder()
+        os.mkfifo(folder + "/state.new")
+        daemon = self.farm.start("--state", folder + "/state", prog=program(STATE_SAVE_S=0.1))
+        self.assertTrue(eventually(lambda: any(
+            contents("/proc/%d/task/%s/wchan" % (daemon.pid, task)) == b"wait_for_partner"
+            for task in os.listdir("/proc/%d/task" % daemon.pid))) or not os.access("/proc/1/wchan", os.R_OK))
+        self.goes_on(daemon)
+
+    def test_compiler(self):
+        """A -v that does not end."""
+        links = new_folder(0o755)
+        source = write(new_folder() + "/c.c", "int pause(void); int main(void) { return pause(); }\n")
+        os.symlink("/usr/bin/gcc", links + "/gcc")
+        os.symlink("/usr/bin/g++", links + "/g++")
+        worker = self.farm.worker("--compilers", links, prog=program(IDENTITY_CHECK_S=0.1))
+        daemon = self.farm.submitter(worker)
+        run_step(["gcc", source, "-o", links + "/new"])
+        os.rename(links + "/new", links + "/g++")
+        self.assertTrue(eventually(lambda: any(os.path.exists("/proc/%d/exe" % pid) and os.path.samefile(
+            "/proc/%d/exe" % pid, links + "/g++") for pid in descendants(worker.pid))))
+        self.goes_on(worker, daemon)
+        self.assertEqual(daemon.status()["totals"]["remote"], 1)
 
 
 class Contained(unittest.TestCase):
@@ -8823,12 +8973,6 @@ class Contained(unittest.TestCase):
         with unittest.mock.patch.object(lm.socket, "if_nameindex", side_effect=OSError(errno.EMFILE, "too many")):
             lm.broadcast_everywhere(sock, b"x", ("255.255.255.255", 3632))
         self.assertEqual(sock.sendmsg.call_count, 1)
-
-    def test_user_names(self):
-        """Each is asked for once: the answer may come from another host."""
-        with unittest.mock.patch("pwd.getpwuid", return_value=unittest.mock.Mock(pw_name="x")) as asked:
-            self.assertEqual([lm.user_name(OTHER_UID + 7) for _ in range(9)], ["x"] * 9)
-        self.assertEqual(asked.call_count, 1)
 
 
 class Offers(unittest.TestCase):
