@@ -3,13 +3,24 @@
       # every start (7 ms per 1,000 lines), so sh has Python load what is compiled: the client's sections alone, which
       # the daemon's start leaves in __pycache__ (1.2 times a bare Python), else the whole (1.45 times), which import
       # compiles. There must be no backslash here.
-python=${DISTCC_LM_PYTHON:-/usr/bin/python3}
-[ -x "$python" ] || python=python3
-exec "$python" -IS -c 'import _signal, gc, marshal, posix, sys
+      #
+      # Python dies where a stream is a folder: occupy_streams() finds it in 9, 8 or 7. It ignores SIGPIPE and SIGXFSZ,
+      # and cannot tell whether its caller did: a trap can, as what is ignored stays so. Nobody exports such variables.
+distcc_lm_python=${DISTCC_LM_PYTHON:-/usr/bin/python3}
+[ -x "$distcc_lm_python" ] || distcc_lm_python=python3
+[ -d /dev/fd/0 ] && { [ -e /dev/fd/9 ] || exec 9<&0; exec <&-; }
+[ -d /dev/fd/1 ] && { [ -e /dev/fd/8 ] || exec 8<&1; exec >&-; }
+[ -d /dev/fd/2 ] && { [ -e /dev/fd/7 ] || exec 7<&2; exec 2>&-; }
+distcc_lm_ignored="13 25"
+trap 'distcc_lm_ignored=${distcc_lm_ignored#13}' 13
+trap 'distcc_lm_ignored=${distcc_lm_ignored%25}' 25
+kill -13 $$
+kill -25 $$
+exec "$distcc_lm_python" -IS -c 'import _signal, gc, marshal, posix, sys
 if callable(_signal.getsignal(2)): _signal.signal(2, _signal.SIG_DFL)
 gc.disable()
 from _frozen_importlib_external import MAGIC_NUMBER as magic
-path, ctype, *sys.argv = sys.argv[1:]
+path, caller, *sys.argv = sys.argv[1:]
 while True:
     folder = path.rpartition("/")[0] or "."
     try: link = posix.readlink(path)
@@ -25,9 +36,9 @@ try:
     client.__file__ = path
     exec(code, client.__dict__)
 except (AssertionError, EOFError, OSError, TypeError, ValueError): import distcc_lm as client
-client.client_main(sys.argv, ctype)
+client.client_main(sys.argv, caller)
 import distcc_lm
-distcc_lm.main(sys.argv, ctype)' "$0" "${LC_CTYPE+=}${LC_CTYPE-}" "$0" "$@"
+distcc_lm.main(sys.argv, caller)' "$0" "$distcc_lm_ignored${LC_CTYPE+=}${LC_CTYPE-}" "$0" "$@"
 
 distcc_lm: load management for distcc.
 
@@ -9583,9 +9594,11 @@ def check_files(command):
 class Signals:
     """SIGHUP, SIGINT and SIGTERM raise Interrupted in the client, unless its caller had them ignored."""
 
-    def __init__(self):
+    def __init__(self, ignored):
+        """ignored: of IGNORED_BY_PYTHON, those that the caller ignored, too."""
         import _signal                              # signal.py would cost 2 ms more
         self.module, self.caught = _signal, []
+        self.defaults = [number for number in IGNORED_BY_PYTHON if str(number) not in ignored]
 
         def interrupt(number, _frame):
             raise Interrupted(number)
@@ -9601,7 +9614,7 @@ class Signals:
 
     def restore(self):
         """As a compiler would have them: what Python ignores and exec would hand on, too."""
-        for number in self.caught + IGNORED_BY_PYTHON:
+        for number in self.caught + self.defaults:
             self.module.signal(number, self.module.SIG_DFL)
 
     def die(self, number):
@@ -9769,7 +9782,8 @@ class Invocation:
         """Run a program to its end; its wait status. streams: descriptors for its stdout and stderr."""
         actions = [(posix.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(streams, 1)]
         path = self.program if argv[0] == self.words[0] else argv[0]
-        pid = posix.posix_spawn(path, argv, environ, file_actions=actions, setsigdef=IGNORED_BY_PYTHON)
+        pid = posix.posix_spawn(path, argv, environ, file_actions=actions,
+                                setsigdef=self.signals.defaults if self.signals else IGNORED_BY_PYTHON)
         try:
             return posix.waitpid(pid, 0)[1]
         except Interrupted as interrupted:              # perhaps this process alone, as by make when that is ended
@@ -10434,27 +10448,49 @@ def read_file_of_unknown_size(path):
     return b"".join(parts)
 
 
-def client_main(argv, ctype):
-    """Runs `cc`, by that name or a link's, and does not return; returns where argv (the called name first) asks for
-    something else. `ctype`: as of original_ctype(), from the sh header; None where Python was called directly."""
+def client_main(argv, caller):
+    """Runs `cc`, by that name or a link's, and does not return; returns where argv (the called name
+    first) asks for something else. `caller`: what the sh header found, the numbers of
+    IGNORED_BY_PYTHON that its caller ignored, then as of original_ctype(); None where Python was
+    called directly."""
     name = argv[0].rpartition("/")[2]
     if family_of(name) is not None:
-        run_client([name] + argv[1:], ctype, True)
+        run_client([name] + argv[1:], caller, True)
     elif argv[1:2] == ["cc"] and argv[2:] not in ([], ["--help"], ["-h"]):
-        run_client(argv[2:], ctype, False)
+        run_client(argv[2:], caller, False)
     elif argv[1:] and argv[1] != "cc" and family_of(argv[1].rpartition("/")[2]) is not None:
-        run_client(argv[1:], ctype, False)                  # CCACHE_PREFIX may be one word only
+        run_client(argv[1:], caller, False)                  # CCACHE_PREFIX may be one word only
 
 
-def run_client(words, ctype, masquerade):
+def occupy_streams():
+    """What the caller closed of 0 to 2 is no number for a socket or a lock: the compiler's words would
+    go there. exec closes it again."""
+    for fd in (0, 1, 2):
+        try:
+            posix.fstat(fd)
+        except OSError:
+            posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
+            if folder_at(9 - fd):                           # the sh header has put it there
+                posix.dup2(9 - fd, fd)
+                posix.close(9 - fd)
+
+
+def folder_at(fd):
+    try:
+        return posix.fstat(fd).st_mode & 0o170000 == 0o040000
+    except OSError:
+        return False
+
+
+def run_client(words, caller, masquerade):
     """`cc`: never returns."""
-    if ctype is None:
-        ctype = original_ctype()
+    occupy_streams()
+    ignored, given, ctype = (original_ctype() if caller is None else caller).partition("=")
     environ = dict(posix.environ)
     environ.pop(b"LC_CTYPE", None)                          # it may be Python's own coercion
-    if ctype:
-        environ[b"LC_CTYPE"] = encode_system(ctype[1:])
-    signals = Signals()
+    if given:
+        environ[b"LC_CTYPE"] = encode_system(ctype)
+    signals = Signals(ignored.split())
     client = Client(Invocation(words, environ, masquerade, signals))
     try:
         status = client.run()
@@ -11845,12 +11881,12 @@ def run_line(words):
         return 130
 
 
-def main(argv, ctype=None):
-    """argv[0] is the name that was called; `ctype` as in client_main(). Exits."""
+def main(argv, caller=None):
+    """argv[0] is the name that was called; `caller` as in client_main(). Exits."""
     if sys.version_info < (3, 9):
         sys.exit("distcc_lm needs Python 3.9 or newer, this is %d.%d; DISTCC_LM_PYTHON names another"
                  % sys.version_info[:2])
-    client_main(argv, ctype)
+    client_main(argv, caller)
     import _signal
     if _signal.getsignal(_signal.SIGINT) == _signal.SIG_DFL:        # which the header made of it
         _signal.signal(_signal.SIGINT, _signal.default_int_handler)

@@ -9832,10 +9832,31 @@ class ClientCommand(ClientCase):
         def signals(done):
             return [(name, int(mask, 16) & ~0x180000000) for name, mask in map(bytes.split, done.out.splitlines())]
 
-        def ignore():
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        for prepare in (None, ignore):
-            self.assertEqual(signals(self.cc(*show, preexec_fn=prepare)), signals(run(show, preexec_fn=prepare)))
+        def prepare(ignored, blocked):
+            for number in ignored:
+                signal.signal(number, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+        rows = [((), ()), ((signal.SIGHUP,), ()), ((signal.SIGPIPE,), ()), ((signal.SIGXFSZ,), ()),
+                ((signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT), ()), ((signal.SIGQUIT, signal.SIGUSR1), ()),
+                ((), (signal.SIGUSR1, signal.SIGTERM)), ((signal.SIGPIPE,), (signal.SIGHUP, signal.SIGCHLD))]
+        for row in rows:
+            with self.subTest(row):
+                alone = signals(run(show, preexec_fn=lambda row=row: prepare(*row)))
+                self.assertEqual(signals(self.cc(*show, preexec_fn=lambda row=row: prepare(*row))), alone)
+                self.assertEqual(signals(self.as_a_child(show, lambda row=row: prepare(*row))), alone)
+
+    def as_a_child(self, words, prepare):
+        """A compiler whose end the daemon wants to know: the client starts it, as it does stage 1."""
+        path = new_folder() + "/s"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen(1)
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                ran = pool.submit(cc, path, *words, preexec_fn=prepare)
+                with listener.accept()[0] as daemon:
+                    daemon.recv(65536)
+                    daemon.sendall(lm.encode_fields(b"LOCL", "compiler-script", 1))
+                    return ran.result()
 
     def test_descriptors_reach_the_compiler(self):
         show = ["/usr/bin/find", "/proc/self/fd", "-lname", "*", "-printf", "%f %l\\n"]
@@ -9843,6 +9864,58 @@ class ClientCommand(ClientCase):
             ours = [line for line in self.cc(*show, stdin=stdin).out.splitlines()]
             alone = run(show, self.sources.folder, stdin=stdin).out.splitlines()
             self.assertEqual([line.split()[0] for line in ours], [line.split()[0] for line in alone])
+
+    # What a shell has the standard streams be. A pipe is none of those: that is what run() has.
+    STREAMS = [" ".join(closed) for count in (1, 2, 3)
+               for closed in itertools.combinations(("<&-", ">&-", "2>&-"), count)] + [
+        "<.", "<. >&-", "1<.", "2<.", "<. 1<. 2<.", "0>written", ">/dev/full", "2>/dev/full"]
+
+    def test_streams_reach_the_compiler(self):
+        """Closed, folders, or good for the other direction only: the compiler finds them so, and nothing
+        of ours gets their numbers."""
+        show = "for n in 0 1 2; do echo $n >>seen; readlink /proc/$$/fd/$n >>seen; done"
+        rows = [(streams, words) for streams in self.STREAMS for words in (
+            ["sh", "-c", show], *map(str.split, ("gcc -c a.c -o a.o", "gcc -c warns.c -o a.o",
+                                                 "gcc -x c -c - -o a.o", "gcc -E a.c")))]
+
+        def check(row):
+            streams, words = row
+            results = []
+            for ours in (False, True):
+                folder = new_folder() + "/w"
+                os.mkdir(folder)
+                write(folder + "/a.c", "int x;\n")
+                write(folder + "/warns.c", "int f(void) { return 1 / 0; }\n")
+                argv = ["sh", "-c", 'exec "$@" ' + streams, "sh", *[program(), "cc"] * ours, *words]
+                done = run(argv, folder, environment(self.sock))
+                files = {name: re.sub(rb":\[\d+\]", b"", contents(folder + "/" + name).replace(
+                    os.fsencode(folder), b"W")) for name in os.listdir(folder)}
+                results.append((done.code, done.out, done.err, files))
+            return results
+        before = self.remote_count()
+        for row, (alone, ours) in zip(rows, together(rows, check)):
+            with self.subTest(row):
+                self.assertEqual(ours, alone)
+        self.daemon.until(lambda s: s["totals"]["remote"] == before + len(self.STREAMS))
+        self.daemon.idle()
+
+    def test_closed_stderr(self):
+        """What we say, and what the compiler does, goes neither into the daemon's socket nor into the
+        lock that clients without a daemon wait for."""
+        name, before = self.sources.make("int f(void) { return 1 / 0; }\n"), self.reasons()
+        closed = ["sh", "-c", 'exec "$@" 2>&-', "sh", program(), "cc", "gcc", "-c", name, "-o", "o"]
+        alone = run([*closed[:4], *closed[6:]], self.sources.folder)
+        done = run(closed, self.sources.folder, environment(self.sock, DISTCC_LM_VERBOSE="1"))
+        self.assertEqual(done[:3], alone[:3])
+        self.assertEqual(self.reasons() - before, {"messages": 1})
+        path = new_folder() + "/s"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen(1)
+            client = subprocess.Popen(closed, cwd=self.sources.folder, env=environment(path))
+            with listener.accept()[0]:
+                os.unlink(path)
+        self.assertEqual((client.wait(60), contents(path + ".fallback0")), (alone.code, b""))
 
     def test_disable(self):
         before = self.daemon.status()["totals"]
