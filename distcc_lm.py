@@ -10235,10 +10235,10 @@ class Client:
                        text.digest() if fields[3:4] == [b"1"] else "")
         return None
 
-    def give_up(self, reason, tell=False, host=b"", digest=""):
+    def give_up(self, reason, tell=False, host=b"", text=""):
         """Ask for a local slot, run the real command, whose output is the answer."""
         self.discard()
-        self.link.send(b"HOME", reason, 1 if tell else 0, host, digest)
+        self.link.send(b"HOME", reason, 1 if tell else 0, host, text)
         return self.await_local()
 
     # -- remote
