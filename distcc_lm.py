@@ -9770,7 +9770,9 @@ class Invocation:
         """What is to be compiled; RunLocally."""
         watched = {name: self.variable(name) for name in WATCHED_VARIABLES
                    if name.encode() in self.environ}
-        return analyze(self.words[1:], self.family, self.cxx, watched, read_at_file, posix.getcwd())
+        command = analyze(self.words[1:], self.family, self.cxx, watched, read_at_file, posix.getcwd())
+        check_files(command)
+        return command
 
     # -- running it
 
@@ -10133,7 +10135,6 @@ class Client:
             return self.local("compiler-script", invocation.program)
         try:
             command = invocation.command()
-            check_files(command)
         except RunLocally as refusal:
             return self.local(refusal.name, refusal.detail, refusal.heavy)
         self.command, self.text = command, SourceText(invocation, command, lambda keys: self.link.ask_about(keys))
@@ -11771,8 +11772,11 @@ def explain_command(words):
         if not identity:
             name = "compiler-script" if identity == "" else "compiler-silent"
             raise RunLocally(name, invocation.program)
-    except RunLocally as refusal:
+    except (RunLocally, OSError) as refusal:                # the latter: the folder is gone
         print("local: %s" % refusal)
+        return 0
+    if invocation.variable("DISTCC_LM_DISABLE") == "1":
+        print("local: DISTCC_LM_DISABLE=1 is set")
         return 0
     print("distribute\ninput: %s\noutput: %s" % (command.source, command.output))
     if command.depfile:

@@ -11640,8 +11640,20 @@ class CommandLine(unittest.TestCase):
         done = run([program(), "explain", "gcc", "-O2", "-c", "a.c"], folder)
         lines = done.out.decode().splitlines()
         self.assertEqual((done.code, done.err, lines[:3]), (0, b"", ["distribute", "input: a.c", "output: a.o"]))
+        os.mkfifo(folder + "/fifo.c")
+        os.symlink("a.c", folder + "/link.c")
+        write(folder + "/script-gcc", "#!/bin/sh\nexec gcc \"$@\"\n", 0o755)
+        write(folder + "/old.s", "old", 0o600)
+        run(["gcc", "-x", "c", "-", "-o", "wrapper-gcc"], folder, stdin=b"int execv();\n"
+            b'int main(int c, char **v) { v[0] = "/usr/bin/gcc"; return execv(v[0], v); }\n')
         for words in (["gcc", "a.c", "-o", "a"], ["gcc", "-E", "a.c"], ["gcc", "-c", "a.c", "-march=native"],
-                      ["no-such-compiler"], ["ls", "-l"], ["gcc", "-c", "a.c", "-o", "-"]):
+                      ["no-such-compiler"], ["ls", "-l"], ["gcc", "-c", "a.c", "-o", "-"],
+                      ["gcc", "-c", "a.c", "-o", "/dev/null"], ["gcc", "-c", "a.c", "-o", "./a.c"],
+                      ["gcc", "-c", "link.c", "-o", "a.c"], ["gcc", "-c", "a.c", "-o", "link.c"],
+                      ["gcc", "-c", "a.c", "-o", "."], ["gcc", "-S", "a.c", "-o", "old.s"],
+                      ["gcc", "-MMD", "-MF", "./a.c", "-c", "a.c"], ["gcc", "-c", "fifo.c"],
+                      ["gcc", "-x", "c", "-c", "/dev/null"], ["./script-gcc", "-c", "a.c"],
+                      ["./wrapper-gcc", "-c", "a.c"]):
             with self.subTest(words):
                 done = run([program(), "explain", *words], folder)
                 self.assertEqual((done.code, done.err), (0, b""))
@@ -11649,9 +11661,13 @@ class CommandLine(unittest.TestCase):
         write(folder + "/as", "#!/bin/sh\nexit 1\n", 0o755)
         os.mkdir(folder + "/bin")
         write(folder + "/bin/gcc", "#!/bin/sh\nexec /usr/bin/gcc\n", 0o755)
-        for env in ({"GCC_EXEC_PREFIX": "/x"}, {"PATH": folder + ":" + PATH}, {"PATH": folder + "/bin:" + PATH}):
+        for env in ({"GCC_EXEC_PREFIX": "/x"}, {"PATH": folder + ":" + PATH}, {"PATH": folder + "/bin:" + PATH},
+                    {"DISTCC_LM_DISABLE": "1"}):
             done = run([program(), "explain", "gcc", "-c", "a.c"], folder, environment(**env))
             self.assertRegex(done.out.decode(), "^local: ")
+        done = run(["sh", "-c", "mkdir gone && cd gone && rmdir ../gone && exec %s explain gcc -c %s/a.c 2>&1" % (
+            program(), folder)], folder)
+        self.assertRegex(done.out.decode().splitlines()[-1], "^local: .*No such file or directory$")
 
     def test_called_in_other_ways(self):
         """By python3, from another folder, by a link, with spaces in the path."""
