@@ -1146,13 +1146,14 @@ SYSTEM_SOCKET = "/run/distcc_lm/socket"
 
 def default_sockets(uid, environ):
     """Paths in the order of search: the user's own daemon's, then the system's. The first is where a daemon of this uid
-    listens by default."""
+    listens by default. The environment of a build is not that of the daemon's start: TMPDIR says nothing here, and
+    XDG_RUNTIME_DIR, which cron and package builders lack, not all."""
     if uid == 0:
         return (SYSTEM_SOCKET,)
-    runtime = environ.get("XDG_RUNTIME_DIR")
+    runtime, private = environ.get("XDG_RUNTIME_DIR"), "/tmp/distcc_lm-%d/socket" % uid
     if runtime:
-        return runtime + "/distcc_lm.socket", SYSTEM_SOCKET
-    return "%s/distcc_lm-%d/socket" % (environ.get("TMPDIR") or "/tmp", uid), SYSTEM_SOCKET
+        return runtime + "/distcc_lm.socket", private, SYSTEM_SOCKET
+    return private, "/run/user/%d/distcc_lm.socket" % uid, SYSTEM_SOCKET
 
 
 # ==== 4. Commands ===================================================================================================
@@ -9237,6 +9238,31 @@ def refusal_text(fields):
     return b": ".join(fields).decode("utf-8", "replace")
 
 
+def read_file_of_unknown_size(path):
+    fd, parts = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC), []
+    while not parts or parts[-1]:
+        parts.append(posix.read(fd, 1 << 16))
+    posix.close(fd)
+    return b"".join(parts)
+
+
+def kernel_uids():
+    """(this process's uid as SO_PEERCRED gives it to us, and as it is outside of the user namespace):
+    fakeroot and `unshare -r` make root of everybody, by name."""
+    uid = posix.getuid()
+    if uid:
+        return uid, uid
+    try:
+        status, spans = (read_file_of_unknown_size("/proc/self/" + name) for name in ("status", "uid_map"))
+        uid = int(status.partition(b"\nUid:")[2].split()[0])
+        for first, outside, count in (map(int, line.split()) for line in spans.splitlines()):
+            if first <= uid < first + count:
+                return uid, outside + uid - first
+    except (OSError, ValueError, IndexError):
+        pass
+    return uid, uid
+
+
 class DaemonLink:
     """The connection to this box's daemon. receive() deals with pings and takes the passed descriptor along."""
 
@@ -9272,10 +9298,13 @@ class DaemonLink:
             return posix.stat(path).st_uid in (0, posix.getuid())
         found = self.sock.getsockopt(self.module.SOL_SOCKET, self.module.SO_PEERCRED, 12)
         uid = int.from_bytes(found[4:8], sys.byteorder)
-        if uid in (0, posix.getuid()):
+        if uid in (0, posix.getuid(), kernel_uids()[0]):
             return True
-        folder = SYSTEM_SOCKET.rpartition("/")[0]
-        return path == SYSTEM_SOCKET and posix.stat(folder).st_uid == uid and posix.stat("/run").st_uid == 0
+        if path != SYSTEM_SOCKET:
+            return False
+        # In a user namespace root has the uid of nobody: it is known by the root folder, which is its own.
+        folder, above, root = (posix.stat(name).st_uid for name in (SYSTEM_SOCKET.rpartition("/")[0], "/run", "/"))
+        return folder == uid and above == root
 
     def fileno(self):
         return self.sock.fileno()
@@ -9764,7 +9793,7 @@ class Invocation:
         named = self.variable("DISTCC_LM_SOCKET")
         if named:
             return [named]
-        return default_sockets(posix.getuid(), {name: self.variable(name) for name in ("XDG_RUNTIME_DIR", "TMPDIR")})
+        return default_sockets(kernel_uids()[1], {"XDG_RUNTIME_DIR": self.variable("XDG_RUNTIME_DIR")})
 
     def command(self):
         """What is to be compiled; RunLocally."""
@@ -10441,14 +10470,6 @@ def original_ctype():
     return decode_system(found[0]) if found else ""
 
 
-def read_file_of_unknown_size(path):
-    fd, parts = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC), []
-    while not parts or parts[-1]:
-        parts.append(posix.read(fd, 1 << 16))
-    posix.close(fd)
-    return b"".join(parts)
-
-
 def client_main(argv, caller):
     """Runs `cc`, by that name or a link's, and does not return; returns where argv (the called name
     first) asks for something else. `caller`: what the sh header found, the numbers of
@@ -10517,8 +10538,7 @@ class NoDaemon(Exception):
 
 def daemon_sockets():
     """Where to look for this box's daemon, as the client does."""
-    named = os.environ.get("DISTCC_LM_SOCKET")
-    return [named] if named else default_sockets(os.getuid(), os.environ)
+    return Invocation([""], dict(posix.environ), False, None).sockets()
 
 
 def ask_daemon(command, *arguments):

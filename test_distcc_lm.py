@@ -1208,9 +1208,12 @@ class HostLists(unittest.TestCase):
     def test_sockets(self):
         for uid, environ, wanted in (
                 (0, {"XDG_RUNTIME_DIR": "/run/user/0"}, ("/run/distcc_lm/socket",)),
-                (5, {"XDG_RUNTIME_DIR": "/run/user/5"}, ("/run/user/5/distcc_lm.socket", "/run/distcc_lm/socket")),
-                (5, {"TMPDIR": "/t"}, ("/t/distcc_lm-5/socket", "/run/distcc_lm/socket")),
-                (5, {"XDG_RUNTIME_DIR": ""}, ("/tmp/distcc_lm-5/socket", "/run/distcc_lm/socket"))):
+                (5, {"XDG_RUNTIME_DIR": "/r"}, ("/r/distcc_lm.socket", "/tmp/distcc_lm-5/socket",
+                                                "/run/distcc_lm/socket")),
+                (5, {"TMPDIR": "/t"}, ("/tmp/distcc_lm-5/socket", "/run/user/5/distcc_lm.socket",
+                                       "/run/distcc_lm/socket")),
+                (5, {"XDG_RUNTIME_DIR": ""}, ("/tmp/distcc_lm-5/socket", "/run/user/5/distcc_lm.socket",
+                                              "/run/distcc_lm/socket"))):
             self.assertEqual(lm.default_sockets(uid, environ), wanted)
 
 
@@ -12570,7 +12573,7 @@ kill $(cat $2/pid)
 """
 
     def test_no_run(self):
-        """Neither /run nor XDG_RUNTIME_DIR: a private folder below the temp dir, and both find it."""
+        """Neither /run nor XDG_RUNTIME_DIR: a private folder below /tmp, and both find it, whatever TMPDIR says."""
         python = python_for_all()
         if not python:
             self.skipTest("no interpreter that another user can run")
@@ -12581,9 +12584,44 @@ kill $(cat $2/pid)
                     worker.address, folder, name, self.sources.folder], env=env)
         self.assertEqual(done.code, 0, done)
         status = json.loads(done.out)
-        self.assertEqual(status["daemon"]["socket"], "%s/distcc_lm-%d/socket" % (folder, OTHER_UID))
+        self.assertEqual(status["daemon"]["socket"], "/tmp/distcc_lm-%d/socket" % OTHER_UID)
+        shutil.rmtree("/tmp/distcc_lm-%d" % OTHER_UID)
         self.assertEqual(status["totals"]["remote"], 1)
         self.assertEqual(contents(folder + "/o"), self.sources.expected(name, "-O1")[3])
+
+    @needs("fakeroot", "unshare", "setpriv")
+    def test_own_daemon_is_found(self):
+        """A user's, by builds whose environment is another, and that are root by name; not so by another user's,
+        nor by one's own on a path that is none of ours."""
+        python, folder, uids = python_for_all(), new_folder(0o777), (OTHER_UID, OTHER_UID + 1)
+        if not python:
+            self.skipTest("no interpreter that another user can run")
+        as_user = ["setpriv", "--reuid=%d", "--regid=%d" % OTHER_UID, "--clear-groups", "--"]
+        users = [[word % uid if "%" in word else word for word in as_user] for uid in uids]
+        sockets = ["/tmp/distcc_lm-%d" % uid for uid in uids]
+        self.addCleanup(shutil.rmtree, sockets[0], True)
+        daemon = self.farm.submitter(self.farm.worker(), options=(
+            "--socket", sockets[0] + "/socket", "--state", folder + "/state"), prefix=users[0],
+            env={"DISTCC_LM_PYTHON": python}, ready=False, wait=False)
+        daemon.socket = sockets[0] + "/socket"
+        daemon.started().until(lambda s: s["hosts"][1]["state"] == "up")
+        name = write(folder + "/t.c", "int x;\n")
+        rows = [(prefix, more) for prefix in ([], ["fakeroot", "--"], ["unshare", "-r"])
+                for more in ({}, {"TMPDIR": folder}, {"XDG_RUNTIME_DIR": folder})]
+        if run([*users[0], "unshare", "-r", "true"]).code:
+            rows = [row for row in rows if "unshare" not in row[0]]         # the kernel does not let him
+        os.symlink(sockets[0], sockets[1])
+        self.addCleanup(os.unlink, sockets[1])
+        for count, (prefix, more) in enumerate(rows, 1):
+            with self.subTest(prefix, **more):
+                env = environment(DISTCC_LM_PYTHON=python, HOME="/", **more)
+                for user, missing in ((users[0], b""), (users[1], b"no daemon")):
+                    done = run([*user, *prefix, program(), "cc", "gcc", "-c", name], folder,
+                               {**env, "DISTCC_LM_VERBOSE": "1"})
+                    self.assertEqual((done.code, b"daemon" in done.err), (0, bool(missing)), done.err)
+                    os.unlink(folder + "/t.o")
+                self.assertEqual(run([*users[0], *prefix, program(), "status", "--json"], folder, env).code, 0)
+                daemon.until(lambda s, count=count: s["totals"]["remote"] == count)
 
     def test_read_only_sources(self):
         """The objects go elsewhere; where they cannot, the words are gcc's."""
