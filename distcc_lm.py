@@ -995,7 +995,8 @@ class Load:
 # ---- client messages on the unix socket: a token whose body is fields joined by NUL
 #
 #   client to daemon   HELO version, "cc", source, output, job class, stamp of the source, flags, compiler key,
-#                      own hosts only (0|1), -fdirectives-only is possible (0|1), cwd, shape of stage 1 (Command.shape)
+#                      no plain distccd (1) + never here (2), -fdirectives-only is possible (0|1), cwd,
+#                      shape of stage 1 (Command.shape)
 #                      HELO version, "local", reason, compiles (0|1), source       a command that is not distributed
 #                      HELO version, "status" | "jobs" | "why" | "drain", argument
 #                      HELO version, "probe", host, identity, size in KB           a slot there for `check`
@@ -3441,6 +3442,7 @@ class Job:
         "compiler_key",     # path and stamp of its compiler, as the client says
         "may_directives",   # its flags allow -fdirectives-only
         "own_only",         # no plain distccd can take it
+        "stays",            # it may not run here (DISTCC_LM_FALLBACK=0)
         "slept",            # this box stood still meanwhile: its times say nothing
         "left",             # (host, counter that was raised): where it ran before, and may have been done after all
         "suspect_host",     # where a compile failed that is now done again locally
@@ -3454,7 +3456,7 @@ class Job:
         self.state, self.since, self.arrived = "queued", now, now
         self.lease, self.excluded, self.tries, self.lapses, self.predicted_s = None, set(), 0, 0, None
         self.decision, self.session, self.reason, self.suspect_host, self.compiler_key = None, session, None, None, ""
-        self.own_only, self.may_directives, self.slept, self.left = False, False, False, None
+        self.own_only, self.may_directives, self.slept, self.left, self.stays = False, False, False, None, False
         self.text = self.source_key = ""
 
     def enter(self, state, now):
@@ -3753,6 +3755,19 @@ class Roster(dict):
         del self.frames[kind]               # it may be out of date
         return self.any(kind, now, excluded)
 
+    def hopeless(self, job, now, excluded=()):
+        """Whether no host can be had for it. Where it may not run here it waits for those that back off, and for those
+        that may not have been heard yet."""
+        identity, mode, own_only = job.kind()
+        if self.any(job.kind(), now, excluded):
+            return False
+        if not job.stays or mode != MODE_PLAIN:
+            return True
+        return now - job.arrived > PEER_TIMEOUT_S and not any(
+            host.failures and host.key not in excluded and not host.retired and not host.silent(now)
+            and not (own_only and host.kind == "distccd") and (identity is None or host.offers(identity, mode, now))
+            for host in self.values())
+
     def free(self, frame, host, now):
         """Whether a host of the frame has room and serves; one that is full leaves the frame's roomy ones."""
         if not self.placement.has_room(host):
@@ -3947,7 +3962,7 @@ class Ledger:
         self.last_hello = now
         if self.went_wrong(job, now):
             return
-        if not self.hosts.any(job.kind(), now):
+        if self.hosts.hopeless(job, now):
             self.go_home(job, "no-host", now)
         else:
             self.turns.ask(job, job.uid, now)
@@ -3988,7 +4003,7 @@ class Ledger:
             self.queue(job, now)
 
     def queue(self, job, now, first=False):
-        if not self.hosts.any(job.kind(), now):
+        if self.hosts.hopeless(job, now):
             self.no_host_left(job, now)
             return
         job.enter("wait", now)
@@ -4002,7 +4017,7 @@ class Ledger:
         self.leave(job, now)                # while job.group() still names the queue that it is in
         if job.mode == MODE_DIRECTIVES:
             job.mode, job.may_directives = MODE_PLAIN, False
-            if self.hosts.any(job.kind(), now):
+            if not self.hosts.hopeless(job, now):
                 job.enter("queued", now)
                 self.turns.ask(job, job.uid, now)
                 return
@@ -4303,7 +4318,8 @@ class Chooser(Ledger):
             return False
         if not self.hosts.any(group.kind(), now):
             for job in list(group.queue):
-                self.no_host_left(job, now)
+                if self.hosts.hopeless(job, now):
+                    self.no_host_left(job, now)
             return False
         return True
 
@@ -4311,6 +4327,8 @@ class Chooser(Ledger):
         """Ask a host for a slot. False when nothing is left to ask."""
         for job in group.heads():
             if job.excluded and not self.hosts.any(group.kind(), now, job.excluded):
+                if not self.hosts.hopeless(job, now, job.excluded):
+                    continue
                 self.excluded_everywhere(job, now)
                 return bool(group.queue)
             if self.ask_for(job, group, now):
@@ -4372,7 +4390,7 @@ class Chooser(Ledger):
 
     def far_sooner_here(self, job, seconds):
         """Whether this box, by what is known of it, does the job so much sooner that its users may be disturbed."""
-        if not self.statistics.host("local").measured() or seconds < LOCAL_GAIN_S:
+        if job.stays or not self.statistics.host("local").measured() or seconds < LOCAL_GAIN_S:
             return False
         here = self.cost_here(job)
         return seconds > max(CANDIDATE_COST_RATIO * here, here + LOCAL_GAIN_S) and self.local_room() >= 1
@@ -4426,7 +4444,7 @@ class Scheduler(Chooser):
         for job in dict.fromkeys(choosy + last[:-5:-1]):
             if self.local_room() < 1:
                 return
-            if self.hosts.any_free(job.kind(), now, job.excluded):
+            if job.stays or self.hosts.any_free(job.kind(), now, job.excluded):
                 continue
             here, figures = self.cost_here(job), self.statistics.host("local")
             hosts = self.hosts.sample(self.hosts.frame(job.kind(), now), now, job.excluded)
@@ -4489,7 +4507,7 @@ class Scheduler(Chooser):
         for rows, share in ((late, HEDGE_SHARE), (misplaced, MOVE_SHARE)):
             for _, within, spent, job in sorted(rows, key=lambda row: (row[0], row[2]), reverse=True):
                 known = rows is late or self.statistics.host("local").measured()
-                home = known and self.local_room() >= 1 and self.cost_here(job) < within
+                home = known and not job.stays and self.local_room() >= 1 and self.cost_here(job) < within
                 if not (home and rows is misplaced):    # which takes no place from anybody, and is sure to be sooner
                     if self.second_places >= max(1, share * self.dispatched) or not home and (
                             self.placement.least(self.second_hosts(job, rows is misplaced, now), job) >= within):
@@ -7458,7 +7476,7 @@ class Session(Conversation):
                     session.on_process_end(0)
 
     def hello_compile(self, fields):
-        source, output, job_class, stamp, flags, compiler_key, own_only, directives, cwd, *shape = fields
+        source, output, job_class, stamp, flags, compiler_key, places, directives, cwd, *shape = fields
         now = self.hub.loop.now()
         if not source.startswith("/"):
             source = cwd + "/" + source
@@ -7467,7 +7485,7 @@ class Session(Conversation):
                   digest(source, stamp, flags, compiler_key), self, now)
         if len(compiler_key) < 2 * PATH_BYTES:
             job.compiler_key, job.identity = compiler_key, self.hub.identity(self.uid, compiler_key, now)
-        job.own_only, job.may_directives = own_only == "1", directives == "1"
+        job.own_only, job.stays, job.may_directives = places in "13", places in "23", directives == "1"
         self.recipe_key = digest(compiler_key, shape[0], flags) if any(shape) else None
         job.source_key = digest(source, flags)[:8].hex()
         if self.hub.nested(self.pid):
@@ -9381,8 +9399,8 @@ class DaemonLink:
 class JobSocket:
     """One distcc job over a passed socket: request out, reply in, while the daemon may call it off."""
 
-    def __init__(self, fd, link, kind, stays, host=b""):
-        self.fd, self.link, self.stays = fd, link, stays        # stays: no word of the daemon's brings it here
+    def __init__(self, fd, link, kind, host=b""):
+        self.fd, self.link = fd, link
         self.host = host                                        # its name, in words to the daemon
         self.plain, self.version = kind.startswith(b"distccd"), 2 if kind == b"distccd,lzo" else 1
         self.compresses = kind == b"peer,zlib"
@@ -9420,7 +9438,7 @@ class JobSocket:
         except (DaemonGone, WireError):
             self.link = None                        # this job ends without the daemon
             return
-        if message is not None and not (self.stays and message[0] == b"LOCL"):
+        if message is not None:
             raise CalledOff(*message)
 
     def exchange(self, text):
@@ -9683,7 +9701,7 @@ class Invocation:
 
     def takes_messages(self):
         """Whether the user prefers the remote compiler's own messages, without source lines, to a second compile."""
-        return self.environ.get(b"DISTCC_LM_CARETS") == b"0"
+        return b"0" in (self.environ.get(b"DISTCC_LM_CARETS"), self.environ.get(b"DISTCC_LM_FALLBACK"))
 
     def find(self):
         """Look the compiler up, passing over STAND_INS: each of them looks for the next on PATH, and
@@ -10227,8 +10245,9 @@ class Client:
         self.link = DaemonLink.find(self.invocation.sockets())
         self.link.send(b"HELO", CLIENT_VERSION, b"cc", command.source, command.output, command.job_class,
                        source_stamp(command.source), short_key(command.flags_key + carets), self.invocation.key(),
-                       1 if command.own_only else 0, 0 if command.directives_only_bar or command.preprocessed else 1,
-                       posix.getcwd(), short_key(command.shape))
+                       bool(command.own_only) + 2 * self.stays,
+                       0 if command.directives_only_bar or command.preprocessed else 1, posix.getcwd(),
+                       short_key(command.shape))
         status = None
         while status is None:
             status = self.obey(*self.link.receive())
@@ -10277,7 +10296,7 @@ class Client:
         """One try on the host whose socket has come. An exit status, or None: the daemon was asked for another."""
         import time
         self.say("to %s: %d bytes" % (fields[0].decode("utf-8", "replace"), self.text.size))
-        job = JobSocket(self.link.take_socket(), self.link, fields[1], self.stays, fields[0])
+        job = JobSocket(self.link.take_socket(), self.link, fields[1], fields[0])
         started = time.monotonic()
         try:
             reply = job.exchange(self.text)
@@ -11374,7 +11393,7 @@ class HostCheck:
     def compile(self, fd):
         """Send the job, compare what comes back. Raises HostFailed."""
         self.step, own, begin = "compiling", self.host["kind"] == "peer", time.monotonic()
-        socket_ = JobSocket(fd, None, self.kind, True)
+        socket_ = JobSocket(fd, None, self.kind)
         result = scratch_file("check")
         try:
             reply = socket_.exchange(self.job)

@@ -10566,7 +10566,7 @@ class FaultyPeers(FarmCase):
             with ours, theirs, tempfile.TemporaryFile() as file:
                 theirs.sendall(whole[:size])
                 theirs.shutdown(socket.SHUT_WR)
-                job = lm.JobSocket(os.dup(ours.fileno()), None, b"peer", False)
+                job = lm.JobSocket(os.dup(ours.fileno()), None, b"peer")
                 try:
                     reply = job.exchange(Text)
                     job.receive(file.fileno(), reply.size)
@@ -10757,19 +10757,91 @@ class Stragglers(FarmCase):
         totals = daemon.idle()["totals"]
         self.assertEqual((totals["hedged"], totals["remote"], totals["local"]), (1, 1, 0))
 
-    def test_first_place_wins(self):
-        """With DISTCC_LM_FALLBACK=0 a job is not called home: the slow host's object is taken when it comes."""
+
+class NeverHere(FarmCase):
+    """With DISTCC_LM_FALLBACK=0 a job waits for the farm, however it is."""
+
+    def start(self, daemon, count=1, prog=None):
+        """Future runs of so many compiles, under way."""
+        pool = concurrent.futures.ThreadPoolExecutor(count)
+        self.addCleanup(pool.shutdown)
+        return [pool.submit(self.cc, daemon, "gcc", "-c", self.sources.make(), "-o", "o%d" % i, prog=prog,
+                            env={"DISTCC_LM_FALLBACK": "0"}) for i in range(count)]
+
+    def remote(self, runs, daemon):
+        self.assertEqual([run.result()[:3] for run in runs], [(0, b"", b"")] * len(runs))
+        totals = daemon.idle()["totals"]
+        self.assertEqual((totals["remote"], totals["local_reasons"], totals["hedged"]), (len(runs), {}, 0))
+
+    def test_more_jobs_than_slots(self):
+        """Of a plain distccd, which says nothing of its load, beside an idle box."""
+        slow = self.farm.add(type("SlowDistccd", (SlowPeer,), {"kind": "distccd"})())
+        daemon = self.farm.start("--hosts", slow.address + "/4")
+        runs = self.start(daemon, 8)
+        daemon.until(lambda s: collections.Counter(job["state"] for job in s["jobs"]) == {"remote": 4, "wait": 4})
+        slow.go.set()
+        self.remote(runs, daemon)
+
+    def test_late(self):
+        """It is not called home: the slow host's object is taken when it comes."""
         slow = self.farm.add(SlowPeer())
-        slow.object = b"it came"
         daemon = self.farm.submitter(slow, prog=program(HEDGE_BLIND_S=1))
-        source = self.sources.make()
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            done = pool.submit(self.cc, daemon, "gcc", "-c", source, "-o", "o", env={"DISTCC_LM_FALLBACK": "0"})
-            daemon.until(lambda s: s["totals"]["hedged"])
-            slow.go.set()
-            self.assertEqual(done.result().code, 0)
-        self.assertEqual(self.sources.object("o"), slow.object)
-        daemon.idle()
+        runs = self.start(daemon)
+        daemon.until(lambda s: [job for job in s["jobs"] if job["state"] == "remote" and job["elapsed_s"] > 2.5])
+        slow.go.set()
+        self.remote(runs, daemon)
+
+    def test_back_off(self):
+        class Broken(FaultyPeer):
+            def job(self, sock):
+                self.read_job(sock)
+                sock.sendall(b"junk" * 9 if self.jobs_seen == 1 else self.reply())
+        for kind, option in (("peer", "--peer"), ("distccd", "--hosts")):
+            with self.subTest(kind):
+                daemon = self.farm.start(option, self.farm.add(type("Broken", (Broken,), {"kind": kind})()).address)
+                daemon.until(lambda s: s["hosts"][1]["state"] == "up")
+                self.assertEqual(self.cc(daemon, "gcc", "-c", self.sources.make(), "-o", "o").code, 0)
+                self.assertEqual(daemon.status()["hosts"][1]["state"], "suspect")
+                self.assertEqual([run.result()[:3] for run in self.start(daemon, 3)], [(0, b"", b"")] * 3)
+                self.assertEqual(daemon.idle()["totals"]["remote"], 3)
+
+    def test_unknown_yet(self):
+        peer = self.farm.add(FaultyPeer())
+        peer.reports = False
+        daemon = self.farm.submitter(peer, ready=False)
+        runs = self.start(daemon, 2)
+        daemon.until(lambda s: len(s["jobs"]) == 2)
+        peer.reports = True
+        self.remote(runs, daemon)
+
+    def test_one_is_down(self):
+        with socket.create_server((loopback(), 0)) as gone:
+            down = "%s:%d" % gone.getsockname()
+        good = self.farm.add(FaultyPeer())
+        daemon = self.farm.start("--peer", good.address, "--peer", down, "--hosts", down + "/9")
+        daemon.until(lambda s: any(h["state"] == "up" and h["name"] == good.address for h in s["hosts"]))
+        self.assertEqual([run.result()[:3] for run in self.start(daemon, 8)], [(0, b"", b"")] * 8)
+        self.assertEqual(daemon.idle()["totals"]["remote"], 8)
+
+    def test_none_comes(self):
+        """Status 1, and a line that says why."""
+        prog = program(PEER_TIMEOUT_S=1.0)
+        for hosts in ((), ("--peer", "127.0.0.251:1")):
+            daemon = self.farm.start(*hosts, prog=prog)
+            done = self.start(daemon, prog=prog)[0].result()
+            self.assertEqual((done.code, done.out, done.err.count(b"\n")), (1, b"", 1))
+            self.assertIn(lm.REASONS["no-host"].encode(), done.err)
+            self.assertLess(done.seconds, 4)
+
+    def test_messages(self):
+        """The remote text stands, as often as it comes."""
+        worker, daemon = self.farm.pair()
+        name = self.sources.make("int f(void) { return 1 / 0; }\n")
+        self.assertEqual(self.cc(daemon, "gcc", "-c", name, "-o", "o").code, 0)         # remembered
+        for _ in range(2):
+            done = self.cc(daemon, "gcc", "-c", name, "-o", "o", env={"DISTCC_LM_FALLBACK": "0"})
+            self.assertEqual((done.code, b"division by zero" in done.err), (0, True))
+        self.assertEqual(daemon.idle()["totals"]["remote"], 2)
 
 
 class Interrupts(FarmCase):
