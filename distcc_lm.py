@@ -3253,7 +3253,8 @@ class Host:
     __slots__ = (
         "key",              # str(endpoint), or "local"
         "name", "kind", "endpoint",
-        "address",          # resolved address, "" until then
+        "address",          # resolved address, "" until then: of several the one that answers
+        "addresses",        # all that its name has: reports go to each until one answers, connects try the next
         "zone",             # number of the interface that a link-local address is of, else 0
         "version",          # major version of its reports where that is not ours, else None
         "listed_slots",     # of a plain distccd; jobs at once
@@ -3282,6 +3283,7 @@ class Host:
         self.key, self.name, self.kind, self.endpoint = key, name, kind, endpoint
         self.listed_slots, self.lzo = listed_slots, lzo
         self.address, self.zone, self.version = endpoint[0] if endpoint else "", 0, None
+        self.addresses = [self.address]
         self.load, self.report_at, self.patience_s = None, None, PEER_TIMEOUT_S
         self.leases, self.asking, self.uncounted, self.ended, self.full = set(), 0, 0, 0, False
         self.failures, self.failure, self.retry_at, self.bad_files = 0, None, 0.0, set()
@@ -3395,7 +3397,12 @@ class Audience:
     def everybody(self, now):
         self.submitters = {who: at for who, at in self.submitters.items() if now - at < SUBMITTER_MEMORY_S}
         self.active = {who: at for who, at in self.active.items() if now - at < SUBMITTER_MEMORY_S}
-        return set(self.submitters) | {(host.address, host.endpoint[1]) for host in self.hosts.values() if host.address}
+        targets = set(self.submitters)
+        for host in self.hosts.values():
+            unheard = host.load is None or host.silent(now)
+            targets.update((address, host.endpoint[1]) for address in (
+                {host.address, *host.addresses} if unheard else (host.address,)) if address)
+        return targets
 
     def due(self, now, all_of_them=False):
         """[(targets, whether to broadcast as well, seconds until their next report)]. Who was fast and is so no more is
@@ -6772,6 +6779,8 @@ class Reports:
         self.broadcast = []                         # (socket, address) to send broadcasts
         self.audience = Audience(scheduler.hosts)
         self.zones = {}                             # link-local address: number of the interface it was heard on
+        self.faces = {}                             # (address, port): own address that it speaks to, for sendmsg()
+        self.face = []                              # of the packet in hand
         self.sequence, self.sent_at, self.sent_running, self.next_at = 0, 0.0, 0, 0.0
         self.dropped = self.bad = 0                 # packets from strangers; packets that are none
         self.other_versions = {}                    # (address, port): major version of what it sends
@@ -6817,9 +6826,16 @@ class Reports:
             mapped = version == 4 and sock.family == socket.AF_INET6        # [::] speaks both
             place = ("::ffff:" + address if mapped else address, port)
             try:
-                sock.sendto(packet, (*place, 0, self.zones[address]) if address in self.zones else place)
+                face = self.faces.get((address, port))
+                if address in self.zones:
+                    place = (*place, 0, self.zones[address])
+                if face:
+                    sock.sendmsg([packet], face, 0, place)
+                else:
+                    sock.sendto(packet, place)
                 return
             except OSError as error:                        # no route, buffer full, a refusal of the last packet's
+                self.faces.pop((address, port), None)       # or that address of ours has moved
                 self.loop.log("debug", "report to %s: %s" % (address, error.strerror))
 
     def ask_if_wanted(self, now):
@@ -6844,12 +6860,13 @@ class Reports:
     def read_reports(self, sock):
         for _ in range(256):
             try:
-                packet, source = sock.recvfrom(UDP_MAX_BYTES + 1)
+                packet, notes, _, source = sock.recvmsg(UDP_MAX_BYTES + 1, FACE_BYTES)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:                        # ICMP's answer to an earlier packet
                 self.loop.log("debug", "load reports: %s" % error.strerror)
                 continue
+            self.face = own_face(notes)
             self.take(packet, plain_address(source[0]), source[1], self.loop.now(), *source[3:])
 
     def take(self, packet, address, port, now, zone=0):
@@ -6873,6 +6890,9 @@ class Reports:
         if load.instance == self.neighbours.instance:
             return
         self.learn_zone(address, zone, known)
+        if len(self.faces) >= REPORTERS_MOST:
+            self.faces.clear()
+        self.faces[address, port] = self.face
         trusted = bool(secret or known is not None or used is not None)
         if not self.fresh(load, trusted, address, port, now):
             return
@@ -6884,7 +6904,10 @@ class Reports:
         elif load.port and (secret or load.port == used):
             known = self.discovered(load.instance, Endpoint((address, load.port)), now)
         if known is not None and load.port:
-            self.merge(self.scheduler.hosts[known], load, now)
+            host = self.scheduler.hosts[known]
+            if host.load is None or host.silent(now):
+                host.address = address                      # the one of its addresses that answers
+            self.merge(host, load, now)
 
     def learn_zone(self, address, zone, known):
         """The interface behind a link-local address. A host's stays: the same address may be somebody's elsewhere."""
@@ -6985,6 +7008,26 @@ class Reports:
 
 
 IP_PKTINFO = 8                      # linux/in.h; Python's socket names it from 3.14 on
+FACE_BYTES = 64                     # room for one struct in_pktinfo or in6_pktinfo
+
+
+def show_faces(sock):
+    """Bound to no address it is to say at which of ours each packet came: the answer must come from there, or the
+    asker, who knows a host by one of its addresses, takes it for a stranger's. (Linux; elsewhere the kernel picks.)"""
+    if sys.platform == "linux":
+        sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+
+
+def own_face(notes):
+    """Of what recvmsg() noted what sendmsg() is to note, for an answer from the same address: of any interface."""
+    for level, kind, data in notes:
+        if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO) and len(data) == 12:
+            return [(level, kind, bytes(4) + data[4:8] + bytes(4))]
+        if (level, kind) == (socket.IPPROTO_IPV6, getattr(socket, "IPV6_PKTINFO", -1)) and len(data) == 20:
+            return [(level, kind, data[:16] + bytes(4))]
+    return []
 
 
 def broadcast_everywhere(sock, packet, address):
@@ -7052,15 +7095,16 @@ class Resolver:
 class SlotConnection:
     """A connection to a host that asks for a slot on behalf of a group. Once granted it belongs to a client."""
     __slots__ = ("asker", "request", "sock", "state", "decoder", "started", "question", "retried",
-                 "compression")
+                 "compression", "tried")
 
     def __init__(self, asker, request):
         self.asker, self.request, self.compression = asker, request, NOT_COMPRESSED
-        self.started, self.question, self.retried = asker.loop.now(), None, False
+        self.started, self.question, self.retried, self.tried = asker.loop.now(), None, False, set()
         self.open()
 
     def open(self):
         host, self.decoder = self.request.host, Decoder(decode_admission())
+        self.tried.add(host.address)
         family = socket.AF_INET6 if ":" in host.address else socket.AF_INET
         self.sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)     # why, and why no more: Gate.accept()
@@ -7075,7 +7119,7 @@ class SlotConnection:
             return self.fail("connect", "its name is not resolved")
         code = self.sock.connect_ex(host.place())
         if code not in (0, errno.EINPROGRESS):
-            return self.fail("connect", os.strerror(code))
+            return self.elsewhere() or self.fail("connect", os.strerror(code))
         self.asker.loop.watch(self, selectors.EVENT_WRITE, self.on_event)
         return None
 
@@ -7093,7 +7137,7 @@ class SlotConnection:
     def connected(self):
         code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
-            return self.fail("connect", os.strerror(code))
+            return self.elsewhere() or self.fail("connect", os.strerror(code))
         request, host = self.request, self.request.host
         if host.kind == "distccd":                          # no admission: the connection is all there is to have
             self.measure()
@@ -7166,12 +7210,23 @@ class SlotConnection:
         if self.retried or not self.question.mac or not self.proven(b"restarted", challenge, mac):
             return False
         self.retried, self.request.host.load.challenge = True, challenge
+        self.begin_again()
+        return True
+
+    def elsewhere(self):
+        """At the host's next address, which later requests begin with. False where all were tried."""
+        left = [address for address in self.request.host.addresses if address not in self.tried]
+        if left:
+            self.request.host.address, self.started = left[0], self.asker.loop.now()
+            self.begin_again()
+        return bool(left)
+
+    def begin_again(self):
         self.asker.loop.unwatch(self)
         self.sock.close()
         self.state = "over"
         self.open()
         self.connect()
-        return True
 
     def granted(self, reservation):
         self.asker.loop.unwatch(self)
@@ -7273,7 +7328,8 @@ class Asker:
     def sweep(self, now):
         for connection in list(self.connections):
             if connection.state == "connecting" and now - connection.started > CONNECT_TIMEOUT_S:
-                connection.fail("connect", "no answer for %d s" % CONNECT_TIMEOUT_S)
+                if not connection.elsewhere():
+                    connection.fail("connect", "no answer for %d s" % CONNECT_TIMEOUT_S)
 
 
 # ==== 9. Local ======================================================================================================
@@ -8360,6 +8416,8 @@ class Doors:
             udp = socket.socket(family, socket.SOCK_DGRAM)
             udp.bind((endpoint[0], port))
             udp.setblocking(False)
+            if endpoint[0] in ("0.0.0.0", "::"):
+                show_faces(udp)
         except OSError as error:
             for sock in (tcp, udp):
                 if sock:
@@ -8529,31 +8587,40 @@ class Directory:
         self.hosts[host.key] = host
         try:
             address = plain_address(str(ipaddress.ip_address(host.endpoint[0].partition("%")[0])))
-            self.set_address(host, address)
+            self.set_addresses(host, [address])
         except ValueError:
-            host.address = ""
+            host.address, host.addresses = "", []
             self.resolver.ask(host.endpoint[0])
 
-    def set_address(self, host, address):
-        """From here on jobs go to this address and reports are believed from it; a second entry for it is dropped."""
-        endpoint = Endpoint((address, host.endpoint[1]))
-        if self.trust.peers.get(endpoint, host.key) != host.key:
-            self.loop.log("warning", "%s is listed already, as %s" % (host.name, self.trust.peers[endpoint]))
+    def set_addresses(self, host, addresses):
+        """From here on jobs go to one of these, and reports are believed from each; what another entry has is left to
+        that, and an entry that has nothing else is dropped."""
+        places = {Endpoint((address, host.endpoint[1])): address for address in addresses}
+        own = [place for place in places if self.trust.peers.get(place, host.key) == host.key]
+        if not own:
+            self.loop.log("warning", "%s is listed already, as %s" % (host.name, self.trust.peers[next(iter(places))]))
             host.retired = True
             return
         self.trust.peers = {e: key for e, key in self.trust.peers.items() if key != host.key}
-        host.address, zone = address, host.endpoint[0].partition("%")[2]
+        self.trust.peers.update(dict.fromkeys(own, host.key))
+        host.addresses = [places[place] for place in own]
+        if host.address not in host.addresses:
+            host.address = host.addresses[0]
+        zone = host.endpoint[0].partition("%")[2]
         if zone:
-            host.zone = self.zones[address] = interface_number(zone)
-        self.trust.peers[endpoint] = host.key
+            host.zone = self.zones[host.address] = interface_number(zone)
 
     def resolved(self, name, addresses):
         for host in list(self.hosts.values()):
             if host.endpoint[0] == name:
-                if addresses and host.address not in addresses:
-                    self.set_address(host, addresses[0])
-                elif not addresses:
+                if not addresses:
                     self.loop.log("warning", "%s: no such host is known; asked again each 30 s" % name)
+                elif set(addresses) != set(host.addresses):
+                    self.set_addresses(host, addresses)
+                if host.kind == "peer" and addresses and all(":" in address for address in addresses) and not any(
+                        ":" in endpoint[0] for endpoint in self.config.listen):
+                    self.loop.log_seldom("warning", name, "%s has IPv6 addresses only: no load report can come from "
+                                         "there without --listen [::]" % name)
 
     def resolve_again(self, now):
         self.forget_retired()

@@ -7359,6 +7359,79 @@ class Reporters(unittest.TestCase):
             self.assertEqual(len(reports.audience.active), 10)
 
 
+class NamesAndAddresses(FarmCase):
+
+    @staticmethod
+    def with_names(**names):
+        """The program, for which these names have these addresses."""
+        return write(new_folder() + "/named", """#!%s
+import runpy, socket, sys
+NAMES, asked = %r, socket.getaddrinfo
+def getaddrinfo(name, *rest, **more):
+    return [row for each in NAMES.get(name, [name]) for row in asked(each, *rest, **more)]
+socket.getaddrinfo = getaddrinfo
+runpy.run_path(%r, run_name="__main__")
+""" % (sys.executable, names, program()), 0o755)
+
+    def test_names_with_several_addresses(self):
+        """As distcc does: whichever of them answers, in any order; for our daemons by UDP as well."""
+        port = self.farm.worker("--listen", "127.15.83.2:0").address.rpartition(":")[2]
+        distccd = self.farm.add(RealDistccd(host="127.15.83.3")) if shutil.which("distccd") else None
+        v4, v6, secret = "127.15.83.2", "::1", ("--secret-file", key_file())
+        both = self.farm.worker("--listen", "[::]:0").address.rpartition(":")[2]
+        key = self.farm.worker("--listen", "0.0.0.0:0", *secret).address.rpartition(":")[2]
+        rows = [("--peer", [v6, v4], port), ("--peer", ["127.15.83.9", v4], port), ("--hosts", [v6, v4], port),
+                ("--peer", ["127.15.83.8", v6], both),
+                ("--peer", [v6, "127.15.83.8"], both, "--listen", "127.15.83.4:0"),
+                ("--peer", ["127.15.83.7"], key, *secret), ("--peer", [v6, "127.15.83.7"], key, *secret)]
+        if distccd:
+            rows += [("--hosts", [v6, "127.15.83.9", "127.15.83.3"], distccd.port)]
+
+        def check(row):
+            option, addresses, port, *options = row
+            name = self.sources.make()
+            daemon = self.farm.start(option, "box:%s" % port, *options, prog=self.with_names(box=addresses))
+            daemon.until(lambda s: s["hosts"][1]["state"] == "up")
+            done = self.cc(daemon, "gcc", "-c", name, "-o", name + ".o")
+            status = daemon.idle()
+            return done, self.sources.expected(name), name + ".o", status["hosts"][1], status["totals"]["remote"]
+        for row, (done, expected, output, host, remote) in zip(rows, together(rows, check, 4)):
+            with self.subTest(row):
+                self.same(done, expected, output)
+                self.assertEqual((host["state"], remote), ("up", 1), host)
+
+    def test_second_address(self):
+        """A worker that listens everywhere, listed by an address that its packets would not come from."""
+        rows = [("0.0.0.0:0", "127.15.83.7"), ("[::]:0", "127.15.83.7"), ("[::]:0", "[::1]")]
+
+        def check(row):
+            listen, address = row
+            worker = self.farm.worker("--listen", listen, "--allow", "::1")
+            port = worker.address.rpartition(":")[2]
+            options = ("--listen", "[::1]:0" if ":" in address else "127.0.0.1:0")
+            return self.farm.submitter("%s:%s" % (address, port), options=options).status()
+        for row, status in zip(rows, together(rows, check)):
+            self.assertEqual(status["hosts"][1]["state"], "up", row)
+            self.assertEqual(status["packets"]["from_strangers"], 0, row)
+
+    def test_localhost(self):
+        """Debian's /etc/hosts has ::1 before 127.0.0.1: a tunnel's end, and a daemon."""
+        worker = self.farm.worker("--listen", "127.0.0.1:0")
+        port = worker.address.rpartition(":")[2]
+        for option, word in (("--hosts", "localhost:%s/3" % port), ("--peer", "localhost:" + port)):
+            with self.subTest(option):
+                daemon = self.farm.start(option, word, prog=self.with_names(localhost=["::1", "127.0.0.1"]))
+                daemon.until(lambda s: s["hosts"][1]["state"] == "up")
+                name = self.sources.make()
+                self.same(self.cc(daemon, "gcc", "-c", name, "-o", "o"), self.sources.expected(name), "o")
+                self.assertEqual(daemon.idle()["totals"]["remote"], 1)
+
+    def test_no_way_back(self):
+        """A name that has IPv6 addresses only, where --listen takes none: said, not guessed at."""
+        daemon = self.farm.start("--peer", "box:1", prog=self.with_names(box=["::1"]))
+        self.assertTrue(eventually(lambda: "without --listen [::]" in daemon.text()))
+
+
 class LoadExchange(FarmCase):
 
     @staticmethod
