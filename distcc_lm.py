@@ -9705,8 +9705,13 @@ def check_files(command):
         raise RunLocally("output-special", command.output)
 
 
+# What ends a process, sent by a terminal, a time limit or a watchdog: a temporary would stay.
+ENDING = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGABRT", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGTERM", "SIGXCPU", "SIGVTALRM",
+          "SIGPROF")
+
+
 class Signals:
-    """SIGHUP, SIGINT and SIGTERM raise Interrupted in the client, unless its caller had them ignored."""
+    """ENDING raise Interrupted in the client, unless its caller had them ignored."""
 
     def __init__(self, ignored):
         """ignored: of IGNORED_BY_PYTHON, those that the caller ignored, too."""
@@ -9716,7 +9721,7 @@ class Signals:
 
         def interrupt(number, _frame):
             raise Interrupted(number)
-        for number in (1, 2, 15):
+        for number in (getattr(_signal, name) for name in ENDING):
             if _signal.getsignal(number) != _signal.SIG_IGN:
                 _signal.signal(number, interrupt)
                 self.caught.append(number)

@@ -10919,7 +10919,8 @@ class Interrupts(FarmCase):
         """Start a compile, wait for `when(status)`, signal its group; how it ended, and its stderr."""
         process = subprocess.Popen([program(), "cc", *words], cwd=self.sources.folder, env=environment(daemon.socket),
                                    start_new_session=True, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
-                                   stdout=subprocess.DEVNULL)
+                                   stdout=subprocess.DEVNULL,
+                                   preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)))
         self.addCleanup(lambda: process.poll() is None and os.killpg(process.pid, signal.SIGKILL))
         daemon.until(when)
         begin = time.monotonic()
@@ -10968,8 +10969,11 @@ class Interrupts(FarmCase):
 
         def receives(_):
             return self.sources.strays()
-        self.assertEqual(self.interrupted(daemon, receives), (-signal.SIGINT, b""))
-        self.nothing_left(daemon)
+        for name in ("INT", "TERM", "HUP", "QUIT", "ALRM", "USR1", "USR2", "XCPU", "VTALRM", "PROF", "ABRT"):
+            with self.subTest(name):
+                number = getattr(signal, "SIG" + name)
+                self.assertEqual(self.interrupted(daemon, receives, number), (-number, b""))
+                self.nothing_left(daemon)
 
     def test_while_compiling(self):
         """The remote compiler is gone within a second."""
