@@ -10995,7 +10995,7 @@ class Interrupts(FarmCase):
         def reaped(pid, options):
             os.waitpid(pid, options)
             raise lm.Interrupted(signal.SIGINT)
-        invocation = lm.Invocation(["true"], {}, False, unittest.mock.Mock())
+        invocation = lm.Invocation(["true"], {}, False, unittest.mock.Mock(defaults=[]))
         invocation.program = "/bin/true"
         with unittest.mock.patch.object(lm, "posix", wraps=lm.posix) as mocked:
             mocked.waitpid = reaped
