@@ -356,6 +356,7 @@ REASONS = {
     "compiler-failed": "the remote compiler failed without a word about the source; done again here",
     "remembered": "this file with these flags went wrong remotely before",
     "preprocessor": "the preprocessor failed; done again here for its messages",
+    "preprocessor-messages": "the preprocessor wrote messages, which are not taken apart from the compiler's",
     "environment": "an environment variable changes what the compiler does",
     "output-special": "the output is not replaced, but written into: a link, a device, or with a mode of its own",
     "compiler-script": "the compiler is a script, or a wrapper that has another one run",
@@ -10019,6 +10020,7 @@ class SourceText:
         self.fd = self.depend_fd = self.list_fd = -1
         self.files = None                   # FilesRead, once it was asked for
         self.size = self.milliseconds = 0
+        self.said = b""                     # messages of a preprocessor that ended well
         self.mode = MODE_NAMES[MODE_PLAIN]
         self.plain_files, self.odd_files = [], []           # keys of files that were looked into
         self.recipe, self.new_recipe = NO_RECIPE, ""        # the daemon's, for this mode; what it shall remember
@@ -10047,7 +10049,7 @@ class SourceText:
         elif self.command_too_long():
             return "long-command"
         elif not self.preprocess():
-            return "preprocessor"
+            return "preprocessor-messages" if self.said else "preprocessor"
         self.size = posix.fstat(self.fd).st_size
         if self.size >> 32:                                 # distcc's protocol has 32 bits for it
             return "too-large"
@@ -10068,7 +10070,8 @@ class SourceText:
         return [path for path in found + self.invocation.environ.get(b"CPATH", b"").split(b":") if path]
 
     def preprocess(self):
-        """True if the preprocessor ended well and without a message: by the recipe if there is one, else by gcc."""
+        """True if the preprocessor ended well and without a message that matters: by the recipe if there is one, else
+        by gcc."""
         recipe, self.recipe = self.recipe, NO_RECIPE        # a second try is in another mode
         if recipe not in (NO_RECIPE, RECIPE_WANTED):
             try:
@@ -10111,9 +10114,9 @@ class SourceText:
         return self.invocation.argv()[:1] + args
 
     def stage_1(self, argv):
-        """Run it. Whether it ended well and without a message."""
+        """Run it. Whether it ended well and without a message, or with one that will be shown."""
         command, environ = self.command, dict(self.invocation.environ)
-        if command.family == "gcc":
+        if command.family == "gcc" and not self.invocation.takes_messages():
             environ[b"LC_ALL"] = b"C"                       # its words are shown to nobody: 0.1 ms
         names = {STAND_IN_SOURCE: command.source, STAND_IN_BASE: basename(command.source),
                  STAND_IN_TARGET: command.target}
@@ -10131,9 +10134,9 @@ class SourceText:
         for fd in (self.depend_fd, self.list_fd):
             if fd >= 0:
                 posix.set_inheritable(fd, False)
-        silent = not posix.fstat(messages).st_size
+        self.said = read_all(messages, posix.fstat(messages).st_size) if status == 0 else b""
         posix.close(messages)
-        return status == 0 and silent
+        return status == 0 and (not self.said or self.invocation.takes_messages())
 
     def inherited_file(self, name):
         """(descriptor, path by which the preprocessor can write it)."""
@@ -10228,9 +10231,10 @@ def short_key(text):
     return text.replace("\0", "\n") if len(text) <= LONG_COMMAND_BYTES else hex_digest(encode_system(text))
 
 
-def show(reply):
+def show(text, reply):
+    """What stage 1 said, unless stage 2 says it again, and what stage 2 said."""
     write_all(1, reply.stdout)
-    write_all(2, reply.stderr)
+    write_all(2, (b"" if text.said in reply.stderr else text.said) + reply.stderr)
 
 
 class Client:
@@ -10380,7 +10384,7 @@ class Client:
             job.receive(new.fd, reply.size)
             times = None if job.plain else job.decode(decode_times())
             job.close()
-            show(reply)
+            show(self.text, reply)
             return self.success(job, new, times, int((time.monotonic() - started) * 1000))
         except HostFailed as failure:
             return self.another(failure.args, job)
@@ -10400,7 +10404,7 @@ class Client:
             return self.another(killed_by(reply), job)
         diagnosed = b": error: " in reply.stderr and b"internal compiler error" not in reply.stderr
         if reply.status and (diagnosed and self.invocation.takes_messages() or self.stays):
-            show(reply)
+            show(self.text, reply)
             if job.link:
                 self.link.send(b"DONE", b"failed")
             return reply.status >> 8
@@ -10773,7 +10777,7 @@ def local_lines(totals, most=6):
     lines = ["Here because:"] + ["  %6d  %s" % (count, local_reason(name)) for name, count in reasons[:most]]
     if reasons[most:]:
         lines.append("  %6d  for %d other reasons" % (sum(n for _, n in reasons[most:]), len(reasons) - most))
-    if {"messages", "compile-error"} & set(totals["local_reasons"]):
+    if {"messages", "compile-error", "preprocessor-messages"} & set(totals["local_reasons"]):
         lines.append("          (DISTCC_LM_CARETS=0 takes the remote messages, without source lines)")
     return lines
 

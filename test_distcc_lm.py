@@ -10034,12 +10034,12 @@ class ClientMessages(ClientCase):
     def test_header(self):
         """What is wrong with a header, in any of the ways, is remembered of its includers only as long as it is; a mend
         of the same length counts, too, and one that the user takes without source lines."""
-        folder, here = self.sources.folder, {"messages", "compile-error", "preprocessor"}
+        folder, here = self.sources.folder, {"messages", "compile-error", "preprocessor-messages"}
         good = "static inline int g(int number) { return number; }\n"
         rows = (("-Wall", good + "static int unused;\n", "messages"), ("-O1", good + "int f(void) { nosuch; }\n", ""),
                 ("-O1", good.replace("return number", "return nubmer"), ""),
                 ("-Wall", good.replace("return number", "return 7/(00)"), "messages"),
-                ("-Wall", good + "#warning careful\n", "preprocessor"))
+                ("-Wall", good + "#warning careful\n", "preprocessor-messages"))
         for flag, bad, reason in rows:
             with self.subTest(bad[-30:]):
                 names = [self.sources.make('#include "h.h"\nint f(void) { return g(%d); }\n' % i) for i in (1, 2)]
@@ -10055,12 +10055,11 @@ class ClientMessages(ClientCase):
                     counts = self.reasons() - before
                     found.append("remote" if not counts else [*counts][0] if set(counts.values()) == {2} else counts)
                     self.assertEqual(self.daemon.idle()["totals"]["remote"] - remote,
-                                     2 if not counts and (text is good or reason == "messages") else 0)
+                                     2 if not counts and (text is good or "messages" in reason) else 0)
                     self.assertLessEqual(set(counts), here | {"remembered"})
                 reason = reason or "compile-error"
-                again = reason if reason == "preprocessor" else "remembered"
-                self.assertEqual(found, ["remote", reason, again, "remote", again, "remote", again,
-                                         reason if reason == "preprocessor" else "remote"])
+                again = reason if reason == "preprocessor-messages" else "remembered"
+                self.assertEqual(found, ["remote", reason, again, "remote", again, "remote", again, "remote"])
 
     def test_error_is_not_blamed(self):
         before = self.reasons()
@@ -10080,7 +10079,7 @@ class ClientMessages(ClientCase):
         for text in ("#error no\n", '#include "absent.h"\n', "#if\n#endif\nint x;\n", "#warning careful\nint x;\n"):
             name = self.sources.make(text)
             self.same(self.cc("gcc", "-c", name, "-o", "o"), self.sources.expected(name))
-        self.assertEqual(self.reasons() - before, {"preprocessor": 4})
+        self.assertEqual(self.reasons() - before, {"preprocessor": 3, "preprocessor-messages": 1})
 
     def test_long_command(self):
         """More arguments than a server takes (gcc itself gives up at 26,000): done here, and no host is blamed."""
@@ -10111,6 +10110,20 @@ class ClientMessages(ClientCase):
         self.assertEqual(self.reasons() - before, {})
         status = self.daemon.idle()
         self.assertEqual((status["hosts"][1]["state"], status["hosts"][1]["jobs"]["cancelled"]), ("up", 0))
+
+    def test_carets_of_the_preprocessor(self):
+        """Its words are shown, too, before the remote compiler's, and once."""
+        for text, words in (("#warning careful\nint x;\n", [b"careful"]),
+                            ("#if NOT_THERE\n#endif\nint x;\n", [b"NOT_THERE"]),
+                            ("/* /* */\nint f(void) { return 1 / 0; }\n", [b"within comment", b"division by zero"])):
+            with self.subTest(text):
+                name, before, remote = self.sources.make(text), self.reasons(), self.remote_count()
+                done = self.cc("gcc", "-Wundef", "-Wcomment", "-c", name, "-o", "o", env={"DISTCC_LM_CARETS": "0"})
+                found = [line for line in done.err.splitlines() if b"warning: " in line]
+                self.assertEqual((done.code, len(found)), (0, len(words)), done.err)
+                self.assertTrue(all(word in line for word, line in zip(words, found)), done.err)
+                self.assertEqual(self.reasons() - before, {})
+                self.daemon.until(lambda s, remote=remote: s["totals"]["remote"] == remote + 1)
 
     def test_fallback_forbidden(self):
         env = {"DISTCC_LM_FALLBACK": "0"}
@@ -12278,7 +12291,8 @@ CONTENT_ROWS = (
      "h.h": "#pragma redefine_extname before after\nint before(void);\n"}),
     (None, "gcc|clang -O1 -c a.c", {"a.c": '#pragma scalar_storage_order big-endian\nstruct s { int x; };\n'
      "int f(struct s *s) { return s->x; }\n"}),
-    ("messages|preprocessor", "gcc|clang -c a.c", {"a.c": '#pragma message "hello"\n#pragma message("you")\nint x;\n'}),
+    ("messages|preprocessor-messages", "gcc|clang -c a.c", {
+        "a.c": '#pragma message "hello"\n#pragma message("you")\nint x;\n'}),
     ("remote", "gcc|clang -MMD -c a.c", {"a.c": '#include "h.h"\n#include "./h.h"\nint x;\n',
      "h.h": "#pragma once\nstruct s { int x; };\n"}),
     (None, "gcc|clang -c a.c", {"a.c": "#pragma once\nint x;\n"}),
@@ -12344,7 +12358,7 @@ CONTENT_ROWS = (
     (None, "gcc|clang -Wundef -c a.c", {"a.c": "#if NOT_THERE\n#endif\nint x;\n"}),
     (None, "gcc|clang -Wcomment -c a.c", {"a.c": "/* /* */\n// \\\nint y;\nint x;\n"}),
     (None, "gcc|clang -Wtrigraphs -c a.c", {"a.c": 'const char *x = "??=";\n'}),
-    ("remote|preprocessor", "gcc|clang -std=c99 -c a.c", {"a.c": '??=define X "??/n<:"\n'
+    ("remote|preprocessor-messages", "gcc|clang -std=c99 -c a.c", {"a.c": '??=define X "??/n<:"\n'
      "const char *x<::> = ??< X ??>;\n"}),
     ("remote", "gcc|clang -O2 -Wall -Wextra -Wconversion -Wsign-conversion -Wold-style-definition -Werror -c a.c",
      {"a.c": "#include <ctype.h>\n#include <arpa/inet.h>\n#include <sys/select.h>\n#include <sys/wait.h>\n"
