@@ -306,6 +306,8 @@ SWEEP_S = 1                         # the main thread looks for orphans so often
 RULES_REFRESH_S = 5                 # rules hold inodes, and ldconfig renames a new ld.so.cache into place. High:
                                     # libraries are not found for so long after it; low: 140 us more a job
 NPROC_HEADROOM = 4096               # RLIMIT_NPROC counts a whole uid: low fails honest jobs, high lets a fork bomb grow
+ADDRESS_SPACE_LEAST_MB = 2048       # RLIMIT_AS of a compiler, which goes elsewhere as out of memory: large sources that
+ADDRESS_SPACE_RATIO = 4             # nothing was learnt of, and of what was admitted: come back / hostile ones take all
 SPAWNER_ADDRESS_SPACE_BYTES = 512 << 20     # least RLIMIT_AS: the spawner lives under it too, 50 MB and 0.3 a job
 THREAD_STACK_BYTES = 256 << 10      # a job thread is shallow; 8 MB each would only swell the address space
 QUICK_REMOVE_FILES = 64             # more files, or a folder among them: the spawner removes them, not the daemon
@@ -4748,6 +4750,15 @@ class Landlock:
         """Opens the fixed rules anew where they are old. Main thread only: job threads use the list that they read."""
         if now - self.refreshed < RULES_REFRESH_S:
             return
+        try:
+            self.fixed = self.open_rules()
+            self.refreshed = now
+        except OSError:                 # out of descriptors: what is open will do; a job that has none fails alone
+            if not self.fixed[1]:
+                raise
+
+    def open_rules(self):
+        """(open files, packed rules). OSError where that cannot be told, as out of descriptors."""
         targets = tuple(os.path.join(TARGET_PARENT, name) for name in os.listdir(TARGET_PARENT) if name.count("-") > 1)
         wanted = [(path, READ_FOLDER) for path in self.folders + targets]
         wanted += [(path, FS_READ) for path in READABLE_FILES]
@@ -4756,11 +4767,13 @@ class Landlock:
         for path, access in wanted:
             try:
                 fds.append(OwnedFd(path, access & FS_READ_DIR))
-            except OSError:
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                    raise
                 continue                # absent on this system
             rules.append(LANDLOCK_RULE.pack(access & self.handled, fds[-1].fd))
         # The old descriptors are closed by the last job thread that still uses the old rules, hence OwnedFd.
-        self.fixed, self.refreshed = (fds, rules), now
+        return fds, rules
 
     def _call(self, number, *arguments):
         value = self.libc.syscall(number, *arguments)
@@ -4914,12 +4927,17 @@ NO_ROOM = "ENOSPC", "EDQUOT", "EFBIG", "EROFS"
 TEXT_NAMES = b"out", b"err"            # files of the job folder: what the compiler said on stdout and stderr
 
 
+F_ADD_SEALS, F_SEAL_GROW = 1033, 4      # linux/fcntl.h; not all of Python's fcntl name them
+
+
 def open_texts(dir_fd, texts):
     """Fills texts {name: descriptor} with files for the compiler to write to; in memory where the system has that: most
     stay empty, and a file costs up to 0.3 ms (ext4). OSError."""
     for name in TEXT_NAMES:
         if hasattr(os, "memfd_create"):
-            texts[name] = os.memfd_create(name.decode())
+            texts[name] = fd = os.memfd_create(name.decode(), os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            os.ftruncate(fd, MAX_MESSAGE_BYTES)         # more is not sent; without the seal it would be 400 MB of a
+            fcntl.fcntl(fd, F_ADD_SEALS, F_SEAL_GROW)   # hostile source's .print. How much it is the offset tells
         else:
             texts[name] = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=dir_fd)
 
@@ -4929,9 +4947,10 @@ def keep_texts(folder, texts):
     there: then that is what is found."""
     for name, fd in texts.items():
         try:
-            if hasattr(os, "memfd_create") and os.fstat(fd).st_size:
+            size = os.lseek(fd, 0, os.SEEK_CUR)
+            if hasattr(os, "memfd_create") and size:
                 with open(os.path.join(folder, name), "xb", opener=lambda *how: os.open(*how, 0o600)) as file:
-                    file.write(os.pread(fd, MAX_MESSAGE_BYTES, 0))
+                    file.write(os.pread(fd, size, 0))
         except OSError:
             pass                                        # no room: the answer goes without words
         os.close(fd)
@@ -5012,7 +5031,7 @@ def open_own_folder(name, dir_fd):
 
 
 # ---------------------------------------------------------------------------------- messages between daemon and spawner
-REQUEST = Layout("=cQHHH")       # operation, job, numbers of argv, environment and readable; then NUL-joined
+REQUEST = Layout("=cQQHHH")      # operation, job, limit, numbers of argv, environment and readable; then NUL-joined
 SPAWN, KILL, REMOVE = b"S", b"K", b"R"  # REMOVE: the first string is a folder
 RESULT = Layout("=cQqdQd")       # kind, job, pid or errno or wait status, CPU s, KB, elapsed s; then a text
 RESULT_KINDS = {b"s": "started", b"f": "failed", b"e": "ended"}
@@ -5021,10 +5040,11 @@ READY = b"ready "                       # first message of a spawner: this and t
 
 
 class SpawnRequest:
-    __slots__ = ("operation", "job_id", "folder", "argv", "env", "readable", "packed")
+    __slots__ = ("operation", "job_id", "folder", "argv", "env", "readable", "packed", "address_space")
 
-    def __init__(self, operation, job_id=0, folder=b"", argv=(), env=(), readable=(), packed=b""):
+    def __init__(self, operation, job_id=0, folder=b"", argv=(), env=(), readable=(), packed=b"", address_space=0):
         self.operation, self.job_id, self.folder = operation, job_id, folder
+        self.address_space = address_space                          # bytes; 0: no limit
         self.argv, self.env, self.readable = argv, env, readable    # bytes; bytes to bytes; folders
         self.packed = packed            # b"METHOD:NAME": PACKED_NAME is to be unpacked to NAME; methods: lzo, zlib
 
@@ -5036,8 +5056,8 @@ def encode_request(request):
     if any(b"\0" in string for string in strings):
         raise ValueError("NUL in an argument, the environment or a folder")
     try:
-        head = REQUEST.pack(request.operation, request.job_id, len(request.argv), len(request.env),
-                            len(request.readable))
+        head = REQUEST.pack(request.operation, request.job_id, request.address_space, len(request.argv),
+                            len(request.env), len(request.readable))
     except struct.error as error:
         raise ValueError("request: %s" % error) from None
     return head + b"\0".join(strings)
@@ -5046,7 +5066,7 @@ def encode_request(request):
 def decode_request(message):
     """ValueError when it is none."""
     try:
-        operation, job_id, arguments, variables, folders = REQUEST.unpack_from(message)
+        operation, job_id, limit, arguments, variables, folders = REQUEST.unpack_from(message)
     except struct.error:
         raise ValueError("short request") from None
     folder, *strings = message[REQUEST.size:].split(b"\0")
@@ -5054,7 +5074,8 @@ def decode_request(message):
         raise ValueError("request of %d strings" % len(strings))
     packed = strings.pop(0)
     env = dict(pair.split(b"=", 1) for pair in strings[arguments:arguments + variables])
-    return SpawnRequest(operation, job_id, folder, strings[:arguments], env, strings[arguments + variables:], packed)
+    return SpawnRequest(operation, job_id, folder, strings[:arguments], env, strings[arguments + variables:], packed,
+                        limit)
 
 
 class SpawnResult:
@@ -5378,6 +5399,9 @@ class SpawnServer:
             os.fchdir(folder_fd)
             # Inherited; the spawner itself ignores SIGXCPU. Each time, because the kernel raises a limit that was hit.
             resource.setrlimit(resource.RLIMIT_CPU, self.cpu_limit)
+            hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+            soft = request.address_space or hard
+            resource.setrlimit(resource.RLIMIT_AS, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
             job.started = time.monotonic()
             job.pid = os.posix_spawn(
                 request.argv[0], request.argv, request.env, setpgroup=0, setsigmask=[],
@@ -5662,11 +5686,11 @@ class Spawner:
     def wants_write(self):
         return bool(self._unsent)
 
-    def spawn(self, job_id, argv, folder, env, readable=(), packed=b""):
+    def spawn(self, job_id, argv, folder, env, readable=(), packed=b"", address_space=0):
         """argv[0] is the path to run. 'started' or 'failed' follows, and after 'started' an 'ended', always. `packed`:
         as in SpawnRequest; EBADMSG where it cannot be unpacked.
         RequestTooLarge, ValueError (NUL in a string): this job cannot be run here."""
-        message = encode_request(SpawnRequest(SPAWN, job_id, folder, argv, env, readable, packed))
+        message = encode_request(SpawnRequest(SPAWN, job_id, folder, argv, env, readable, packed, address_space))
         if len(message) > self.message_limit:
             raise RequestTooLarge("arguments and environment take %d bytes, the limit is %d (net.core.wmem_max)"
                                   % (len(message), self.message_limit))
@@ -6618,8 +6642,9 @@ class JobServer:
         self.running[job_id] = connection
         env = {b"PATH": SERVER_PATH, b"LC_ALL": b"C", b"TMPDIR": connection.folder}
         try:
+            address_space = max(ADDRESS_SPACE_LEAST_MB, ADDRESS_SPACE_RATIO * connection.memory_mb()) << 20
             self.spawner.spawn(job_id, connection.argv, connection.folder, env, connection.compiler.readable,
-                               connection.packed)
+                               connection.packed, address_space)
             self.poke()
         except (RequestTooLarge, ValueError) as error:
             del self.running[job_id]

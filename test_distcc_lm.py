@@ -5828,6 +5828,39 @@ class SpawnerPolicy(unittest.TestCase):
         server.jobs = {number: lm.RunningJob(number, 10) for number in (1, 2)}
         return server
 
+    @unittest.skipUnless(hasattr(os, "memfd_create"), "needs memfd_create")
+    def test_texts_are_bounded(self):
+        """What a compiler writes is in memory: not without end, and what there is comes whole."""
+        for size in (0, 5, lm.MAX_MESSAGE_BYTES, 3 * lm.MAX_MESSAGE_BYTES):
+            texts, folder = {}, new_folder()
+            lm.open_texts(None, texts)
+            fd, data = texts[lm.TEXT_NAMES[0]], bytes(range(256)) * (size // 256 + 1)
+            with contextlib.suppress(PermissionError):
+                at = 0
+                while at < size:
+                    at += os.write(fd, data[at:size])
+            self.assertLessEqual(os.fstat(fd).st_blocks * 512, lm.MAX_MESSAGE_BYTES)
+            lm.keep_texts(os.fsencode(folder), texts)
+            kept = {name: contents(folder + "/" + name) for name in os.listdir(folder)}
+            self.assertEqual(kept, {lm.TEXT_NAMES[0].decode(): data[:min(size, lm.MAX_MESSAGE_BYTES)]} if size else {})
+
+    @unittest.skipUnless(LANDLOCK, "needs Landlock")
+    def test_rules_without_descriptors(self):
+        """EMFILE, ENFILE: the rules stay as they are, until there is room; without any it is a mishap."""
+        for call in ("listdir", "open"):
+            landlock = lm.Landlock(LANDLOCK, ())
+            landlock.refresh(100.0)
+            before = landlock.fixed
+            for number in (errno.EMFILE, errno.ENFILE):
+                with self.subTest(call, number=number), unittest.mock.patch.object(
+                        lm.os, call, side_effect=OSError(number, "none left")):
+                    landlock.refresh(200.0)
+                    self.assertIs(landlock.fixed, before)
+                    self.assertRaises(OSError, lm.Landlock(LANDLOCK, ()).refresh, 100.0)
+            landlock.refresh(200.0)
+            self.assertIsNot(landlock.fixed, before)
+            self.assertEqual(landlock.fixed[1].__len__(), before[1].__len__())
+
     def test_crowded(self):
         """A job that waits for room is tried again, and its time begins anew: its deadline is the last of all."""
         server = self.server()
@@ -6232,7 +6265,8 @@ class JobFolders(SpawnCase):
 
 class SpawnerMessages(SpawnCase):
     def test_round_trip(self):
-        request = lm.SpawnRequest(lm.SPAWN, 2 ** 63, b"/f", [b"cc", b"", b"\xff"], {b"A": b"=b\n"}, [b"/opt/x"])
+        request = lm.SpawnRequest(lm.SPAWN, 2 ** 63, b"/f", [b"cc", b"", b"\xff"], {b"A": b"=b\n"}, [b"/opt/x"], b"z:x",
+                                  2 ** 40)
         back = lm.decode_request(lm.encode_request(request))
         for name in request.__slots__:
             self.assertEqual(getattr(back, name), getattr(request, name))
@@ -6849,6 +6883,44 @@ class HostileClang(ServerCase):
 
 
 @unittest.skipUnless(LANDLOCK and os.access("/bin/bash", os.X_OK), "needs Landlock and bash")
+class MemoryLimit(FarmCase):
+    """What a job may take, by what was admitted; here little."""
+    HEAVY = "__asm__(\".rept 5000000\\n.long 1\\n.endr\");\nint heavy;\n"         # 220 MB of `as`
+
+    def test_address_space(self):
+        """It ends with the compiler's own word, which the client knows: it is compiled here, and nobody is blamed."""
+        worker = self.farm.worker(prog=program(ADDRESS_SPACE_LEAST_MB=150, ADDRESS_SPACE_RATIO=0))
+        with Wire(worker, 60) as wire:
+            reply, _ = wire.job(ARGV, self.HEAVY.encode()).reply()
+        self.assertNotEqual(reply.status, 0)
+        self.assertRegex(reply.stderr, b"out of memory allocating|virtual memory exhausted")
+        with Wire(worker, 60) as wire:
+            self.assertEqual(wire.job(ARGV).reply()[0].status, 0)
+        daemon = self.farm.submitter(worker)
+        name = self.sources.make(self.HEAVY)
+        self.same(self.cc(daemon, "gcc", "-c", name, "-o", "o"), self.sources.expected(name), "o")
+        name = self.sources.make()
+        self.same(self.cc(daemon, "gcc", "-c", name, "-o", "p"), self.sources.expected(name), "p")
+        totals = daemon.idle()["totals"]
+        self.assertEqual(totals["remote"], 1, totals)
+
+    def test_admitted(self):
+        """The more was admitted the more it may take."""
+        worker = self.farm.worker(prog=program(ADDRESS_SPACE_LEAST_MB=150))
+        with Wire(worker, 60) as wire:                  # 512 MB
+            self.assertEqual(wire.ask_slot().admission()[0], "granted")
+            self.assertEqual(wire.job(ARGV, self.HEAVY.encode()).reply()[0].status, 0)
+
+    def test_messages(self):
+        """Of what a compiler writes without end as much is kept as is sent."""
+        worker = self.farm.worker()
+        text = "__asm__(\".rept 100000\\n.print \\\"%s\\\"\\n.endr\");\n" % ("x" * 50)
+        with Wire(worker, 60) as wire:
+            reply, data = wire.job(ARGV, text.encode()).reply()
+        self.assertEqual((len(reply.stdout), set(reply.stdout)), (lm.MAX_MESSAGE_BYTES, set(b"x\n")))
+        self.assertEqual((reply.status, data[:4]), (0, b"\x7fELF"))
+
+
 class TableOff(ServerCase):
     """Containment alone: a worker whose argument table lets everything pass. -wrapper then runs any program that a
     compiler may run, here a shell; what it must not be able to do ends in nothing."""
