@@ -2022,6 +2022,10 @@ class Command:
             args.append("-fworking-directory")              # by itself only with -g
         if mode == "directives":
             args.append("-fdirectives-only")
+        elif self.family == "gcc":
+            # What system headers' macros become is not marked as theirs: stage 2 would say nothing of
+            # int x = NULL, as gcc alone does. (It may say more than gcc alone; then it is done again here.)
+            args.append("-ftrack-macro-expansion=0")
         if self._redirect:
             args += ("-MF", depfile_temp or "/dev/null")
         if self.target is not None:
