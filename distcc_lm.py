@@ -1242,6 +1242,8 @@ LOCAL_REASONS = {
     "target-pragma": "#pragma GCC target or optimize changes macros in one stage only",
     "place": "a builtin function for lines, columns or file names: those of preprocessed text are others",
     "include-warning": "clang warns of it only in an included file, and preprocessed text is one file",
+    "layout-warning": "a statement may look guarded that is not: the warning needs the source",
+    "diagnostic-pragma": "#pragma GCC diagnostic for the preprocessor, which ignores it with -E",
     "last-line": "the source ends in a backslash, an error that preprocessed text may hide",
     "no-line-markers": "the preprocessed source does not say of which file it was made",
 }
@@ -1898,12 +1900,25 @@ def _with_suffix_d(output):
     return (output[:dot] if dot > slash else output) + ".d"
 
 
+LAYOUT_WARNINGS = frozenset(("-Wall", "-Wmisleading-indentation", "-Wmultistatement-macros",
+                             "-Werror=misleading-indentation", "-Werror=multistatement-macros"))
+
+
+def _warns_of_layout(family, words):
+    """Whether these options of stage 2 have warnings on that Guards looks for."""
+    if "-w" in words:
+        return False
+    if family == "clang" and "-Wno-empty-body" not in words:
+        return True                                         # by default
+    return not LAYOUT_WARNINGS.isdisjoint(words) and "-Wno-misleading-indentation" not in words
+
+
 class Command:
     """A command that can be compiled elsewhere: what is read, what is written, and the argument list of each step."""
 
     __slots__ = ("family", "source", "output", "language", "preprocessed", "assemble", "depfile", "depfile_appended",
                  "depfile_variable", "debug", "level", "directives_only_bar", "plain_bar", "own_only",
-                 "names_folder", "target", "_first", "_second", "_words", "_redirect",
+                 "names_folder", "layout", "target", "_first", "_second", "_words", "_redirect",
                  "_folder_given")
 
     def __init__(self, scan, language, cxx, environ):
@@ -1918,7 +1933,11 @@ class Command:
         self._first, self._second = scan.first, scan.second
         self._folder_given = scan.folder_given
         self.names_folder = scan.family == "gcc" and bool(scan.debug or scan.lto)   # in the object
-        self.directives_only_bar = self._bar(scan.bar)      # why -fdirectives-only is out of the question, or None
+        # Whether the compiler may warn of what it cannot see in preprocessed text: see Guards.
+        self.layout = not self.preprocessed and language != "assembler-with-cpp" and \
+            _warns_of_layout(scan.family, scan.second)
+        # Why -fdirectives-only is out of the question, or None.
+        self.directives_only_bar = self._bar(scan.bar or "-Wmisleading-indentation" * self.layout)
         # Option for which plain -E gives another object, or None. (Text that came preprocessed has its columns.)
         places = "-fopenmp with -g" if self.family == "clang" and scan.openmp and scan.debug else None
         self.plain_bar = None if self.preprocessed else scan.columns or places
@@ -2250,6 +2269,14 @@ def _in_compilers_folder(text, at):
     return folders[-2:-1] == [b"include"] and folders[-5:-4] == [b"gcc"]
 
 
+# Those of gcc's preprocessor, and those that Guards looks for.
+PREPROCESSOR_WARNINGS = tuple(b'"-W%s"' % name.encode() for name in (
+    "undef unused-macros date-time comment comments trigraphs multichar expansion-to-defined cpp"
+    " builtin-macro-redefined literal-suffix endif-labels variadic-macros normalized bidi-chars"
+    " bidi-chars= traditional deprecated pedantic invalid-pch c90-c99-compat c99-c11-compat"
+    " misleading-indentation multistatement-macros").split())
+
+
 def _gcc_pragma(text):
     """The reason by which a #pragma GCC keeps the text of plain -E here, or None. It has every
     pragma, _Pragma too, in this one form. gcc's own intrinsics have hundreds of "GCC target", each
@@ -2262,6 +2289,10 @@ def _gcc_pragma(text):
         word = text[at:at + 6]
         if word == b"pch_pr":
             return "pch"
+        if word == b"diagno":
+            line = bytes(text[at:text.find(b"\n", at)])
+            if b"ignored" not in line and any(name in line for name in PREPROCESSOR_WARNINGS):
+                return "diagnostic-pragma"
         if word in (b"target", b"optimi") and not _in_compilers_folder(text, at):
             return "target-pragma"
         at = text.find(needle, at)
@@ -2309,9 +2340,187 @@ def _warns_of_includes(text):
     return next((word for word in (b"_Nonnull", b"_Nullable") if _own(text, word)), b"")
 
 
-def content_refusal(text, command, mode="plain", first=True):
+# -- what the compiler says of a text's layout, by lines and columns that the text has not
+
+# Words before a guard's bracket, as they are looked for, and what may stand before it in its line.
+GUARDS = (b"if (", b"if(", b"else", b"for (", b"for(", b"while (", b"while(")
+BEFORE_GUARD = (b"", b"else", b"} else", b"}else"), (b"", b"}")    # the latter before an else
+NOT_BRACKETS = bytes(set(range(256)) - set(b"()[]{}"))
+UNCOUNTED = [b"\\\\", b'\\"', b"\\'", b"'\"'", *(b"'%c'" % char for char in b"()[]{};")]
+
+
+def unquoted_line(line):
+    """The line with nothing between its quotes, roughly: enough to count brackets."""
+    if b'"' in line or b"'" in line:
+        for pair in UNCOUNTED:
+            line = line.replace(pair, b"")
+        line = b'""'.join(line.split(b'"')[::2])
+    return line
+
+
+def several(line):
+    """Whether there is more than one statement in it, outside of brackets."""
+    depth, parts = 0, line.split(b";")
+    for at, part in enumerate(parts[:-1], 1):
+        brackets = part.translate(None, NOT_BRACKETS)
+        depth += 2 * len(brackets.translate(None, b")]}")) - len(brackets)
+        after = b";".join(parts[at:]).lstrip()
+        if not depth and after and not after.startswith((b"}", b"else", b";")):
+            return True
+    return False
+
+
+def empty_body(line):
+    """Whether nothing stands between the brackets of a guard and the semicolon."""
+    brackets, depth = line.translate(None, NOT_BRACKETS), 0
+    for at, char in enumerate(brackets, 1):
+        depth += 1 if char in b"([{" else -1
+        if not depth:
+            return at == len(brackets) and line.rstrip(b"; ").endswith(b")")
+    return False
+
+
+def begins_statement(words):
+    return not words.startswith((b"}", b"else", b"case", b"default", b";", b"#"))
+
+
+class Guards:
+    """Whether a statement looks guarded by an if, else, for or while, and is not, in text of plain
+    -E. gcc never says so of that (-Wmisleading-indentation, -Wmultistatement-macros), and clang not
+    where tabs decide, nor that a body is empty (-Wempty-body). What is in doubt looks so.
+    read(path) -> bytes of a source file, OSError."""
+
+    def __init__(self, text, read, empty):
+        self.read, self.empty = read, empty     # empty: whether an empty body counts by itself
+        self.begins, parts, at = [], [], 0      # (position in lines, line marker) of each part
+        for part in text.split(b"\n# "):
+            end = part.find(b"\n")
+            marker = part[:end].lstrip(b"# ")   # the first has that yet
+            if end > 0 and marker[:1].isdigit() and not marker.endswith((b" 3", b" 3 4")):
+                parts.append(part[end:])
+                self.begins.append((at, marker))
+                at += len(part) - end
+        self.lines = b"".join(parts) + b"\n"    # all but system headers, each behind its line feed
+        self.sources, self.part = {}, 0         # {path: its lines}; the part last asked for
+
+    def misleads(self):
+        lines = self.lines
+        for word in GUARDS:
+            at = lines.find(word)
+            while at >= 0:
+                if lines[at - 1:at] in b" \n}:" and not self.harmless(word, at) and self.looks(at):
+                    return True
+                at = lines.find(word, at + 1)
+        return False
+
+    def harmless(self, word, at):
+        """Whether the body is in braces, or is one statement that ends with its line and the text
+        goes on where the guard began: nearly all of them, and quick to be seen."""
+        lines = self.lines
+        end = lines.find(b"\n", at)
+        ends = lines.count(b";", at, end) if lines[end - 1] == 123 else 1           # {
+        if not ends or ends == 2 and word[:3] == b"for":
+            return True
+        begin = lines.rfind(b"\n", 0, at) + 1
+        before = lines[begin:at].lstrip()
+        if before.rstrip() not in BEFORE_GUARD[word == b"else"] and before[-2:] != b": ":
+            return True                                     # in the midst of a line
+        if word == b"else" and lines[at + 4:at + 8].lstrip()[:2] == b"if":
+            return True                                     # it is looked at by its if
+        indent, body = at - begin - len(before), at
+        if lines[end - 1] == 41 or lines[end - 4:end] == b"else":   # )
+            body = end + 1
+            while lines[body:body + 1] == b"\n":
+                body += 1
+            end = lines.find(b"\n", body)
+        elif self.empty and lines[end - 2:end] in (b");", b" ;"):
+            return False                                    # a call, or no body
+        if lines[end - 1] != 59 or lines.find(b";", body, end - 1) >= 0:
+            return False
+        after = lines[end + 1:end + 200].lstrip(b"\n")
+        words = after.lstrip()
+        return words[:1] == b"}" or len(after) - len(words) == indent and words[:1] != b"{"
+
+    def looks(self, at):
+        """The same, closely, of the guard there: what follows in lines indented more than it."""
+        lines, depth, header = self.lines, 0, b""
+        guard = begin = lines.rfind(b"\n", 0, at) + 1
+        while begin < len(lines):                           # its brackets; a body that follows them
+            end = lines.find(b"\n", begin)
+            line = unquoted_line(lines[begin:end].rstrip())
+            header += line
+            depth += line.count(b"(") - line.count(b")")
+            begin = end + 1
+            if depth <= 0 and line.endswith((b")", b"else", b";", b"{", b"}")):
+                break
+        begin += len(lines[begin:begin + 200]) - len(lines[begin:begin + 200].lstrip(b"\n"))
+        after = lines[begin:begin + 200].lstrip()
+        if header[-1:] in b"{}" or not after:
+            return several(header)                          # if (x); {
+        if header[-1:] != b";":
+            return after[:1] != b"{" and self.body_looks(begin, self.column(guard))
+        if several(header) and not header.lstrip().startswith((b"}", b"case", b"default")):
+            return True
+        empty = empty_body(header)
+        if self.empty and empty and b"if" in header[:header.find(b"(")]:
+            return True
+        indent = self.column(begin) - self.column(guard)
+        beside = empty and not indent and after[:1] == b"{"
+        return begins_statement(after) and (indent > 0 or beside)
+
+    def body_looks(self, begin, outer):
+        """Whether the statement that begins there, right of column `outer`, is followed by one in
+        its own column."""
+        lines = self.lines
+        end, column = lines.find(b"\n", begin), self.column(begin)
+        words = before = lines[begin:end].strip()
+        if several(unquoted_line(words)):
+            return True
+        while column > outer and end + 1 < len(lines):
+            before, begin = words or before, end + 1
+            end = lines.find(b"\n", begin)
+            words = lines[begin:end].strip()
+            if not words or words[:1] == b"#":
+                words = b""
+                continue
+            here = self.column(begin)
+            if here == column and before[-1:] in b";}" and begins_statement(words):
+                return True
+            if here <= outer:
+                break
+        return False
+
+    def column(self, begin):
+        """Where a line begins, to the eye. -E writes one blank for a tab, which is no matter where
+        all lines have either."""
+        line = self.lines[begin:self.lines.find(b"\n", begin)]
+        begins, at = self.begins, self.part if self.begins[self.part][0] < begin else 0
+        while at + 1 < len(begins) and begins[at + 1][0] < begin:
+            at += 1
+        self.part = at
+        since, marker = begins[at]
+        number, _, name = marker.partition(b' "')
+        source = self.lines_of(name.rpartition(b'"')[0])
+        number = number.isdigit() and int(number) + self.lines.count(b"\n", since, begin) - 2
+        if source and number < len(source):
+            line = source[number].expandtabs(8)
+        return len(line) - len(line.lstrip())
+
+    def lines_of(self, path):
+        """Of a file that has tabs and blanks before its lines, else ()."""
+        if path not in self.sources:
+            try:
+                text = self.read(path)
+            except OSError:
+                text = b""
+            mixed = b"\n\t" in text and b"\n  " in text
+            self.sources[path] = text.split(b"\n") if mixed else ()
+        return self.sources[path]
+
+
+def content_refusal(text, command, mode="plain", first=True, read=None):
     """(reason, detail) where the preprocessed text of this mode keeps it here, or None. `first`: it is the text's
-    beginning, not a later piece.
+    beginning, not a later piece. read(path) -> bytes of a source file, for Guards.
 
     Two searches for rare words, together about 1 ms per MB (find takes 0.4 to 0.7 ms per MB and word; re is not
     imported here, and no quicker). Words glued by the compiler, such as ".inc" "bin", are left to the server's
@@ -2329,6 +2538,9 @@ def content_refusal(text, command, mode="plain", first=True):
         word = _warns_of_includes(text) if command.family == "clang" else b""
         if word:
             return "include-warning", word.decode()
+    if command.layout and mode == "plain":
+        if Guards(text, read, command.family == "clang").misleads():
+            return "layout-warning", command.source
     if bytes(text[-9:]).rstrip().endswith(b"\\"):
         return "last-line", command.source
     if command.preprocessed and first:
@@ -2356,6 +2568,8 @@ def _odd_pragma(text, at):
     word = word.lstrip(b'" \t')
     if word[:3] == b"GCC" and word[3:4].isspace():
         word = word[3:].lstrip(b" \t")
+        if word.startswith(b"diagnostic"):                  # the preprocessor does not know it with -E
+            return word[10:].lstrip(b" \t").startswith((b"warning", b"error"))
         return word.startswith((b"target", b"optimize", b"pch_pre", b"/", b"\\"))
     return word.startswith((*DIRECTIVES_ONLY_PRAGMAS, b"/", b"\\", b"GCC/", b"GCC\\"))
 
@@ -10088,7 +10302,8 @@ class SourceText:
         if mode == "directives":
             return None if self.made_of_plain_files() else "directives-only"
         for at in range(0, max(self.size, 1), TEXT_WINDOW_BYTES - TEXT_OVERLAP_BYTES):
-            refusal = content_refusal(posix.pread(self.fd, TEXT_WINDOW_BYTES, at), command, mode, first=not at)
+            refusal = content_refusal(posix.pread(self.fd, TEXT_WINDOW_BYTES, at), command, mode,
+                                      not at, read_file)
             if refusal or at + TEXT_WINDOW_BYTES >= self.size:
                 return refusal and refusal[0]
         return None

@@ -1670,6 +1670,7 @@ class Commands(unittest.TestCase):
                 (b"#pragma \\\n  redefine_extname a b", True),
                 (b'_Pragma("push_macro(\\"X\\")")', True),
                 (b'#pragma GCC diagnostic ignored "-Wall"', False),
+                (b'#pragma GCC diagnostic  error "-Wundef"', True),
                 (b"#pragma GCC visibility push(hidden)", False)):
             with self.subTest(text):
                 self.assertEqual(lm.unremarkable(text), not odd)
@@ -1689,6 +1690,27 @@ class Commands(unittest.TestCase):
                 except lm.RunLocally as refusal:
                     self.assertEqual((refusal.name, local), ("folder-name", True))
 
+    def test_guards(self):
+        """Where a compiler warns of the layout Guards must have seen it in the text."""
+        folder, declared = new_folder(), (
+            "#include <stdio.h>\n#define EACH(v, a, b) for ((v) = (a); (v) < (b); (v)++)\n"
+            "#define TWO(a, b) g(a); g(b)\n#define BOTH(a, b) do { g(a); g(b); } while (0)\n"
+            "#define NOTHING\n"
+            "int g(int); int f(int x, int y) {\n%s\n  return x + y; }\n")
+        for wanted, statements in GUARD_ROWS:
+            write(folder + "/a.c", declared % statements.replace(">", "\t").replace("<\t", "<"))
+            for compiler in filter(shutil.which, ("gcc", "clang")):
+                with self.subTest((compiler, statements)):
+                    options = "-Wall", "-Wno-unused", "-fsyntax-only"
+                    warns = run([compiler, *options, "a.c"], folder).err
+                    self.assertEqual(bool(warns), compiler[0] in wanted, warns)
+                    command = analyzed(compiler + " -Wall -c a.c")
+                    text = run([compiler, *command.preprocess_args("plain")], folder).out
+                    found = lm.content_refusal(text, command, read=lambda path: lm.read_file(
+                        os.path.join(folder, os.fsdecode(path))))
+                    if warns or wanted == "-":
+                        self.assertEqual(found and found[0], "layout-warning" if warns else None)
+
     def test_bars(self):
         for line, barred in (("gcc -c t.c", False), ("gcc -g3 -c t.c", True), ("gcc -gdwarf-3 -c t.c", False),
                              ("gcc -fopenmp -c t.c", True), ("gcc -fopenmp-simd -c t.c", True), ("gcc -c t.i", True),
@@ -1698,6 +1720,75 @@ class Commands(unittest.TestCase):
             with self.subTest(line):
                 self.assertEqual(bool(analyzed(line).directives_only_bar), barred)
 
+
+# Statements of a function, with > for a tab: where gcc (g), clang (c) or both warn of the layout;
+# where none does, and Guards sees that (-); where none does, and Guards may err (?).
+GUARD_ROWS = (
+    ("gc", "  if (x)\n    x = 3;\n    y = 2;"),
+    ("-", "  if (x)\n    x = 3;\n  y = 2;"),
+    ("gc", "  if (x)\n    x++; y++;"),
+    ("g", "  if (x) x++; y++;"),
+    ("-", "  x++; if (y) x++; y++;"),
+    ("gc", "  if (x)\n    x = 3;\n  else\n    x = 2;\n    y = 2;"),
+    ("g", "  if (x) {\n    x = 3;\n  } else\n    x = 2;\n    y = 2;"),
+    ("gc", "  while (x < 10)\n    x = g(x);\n    x++;"),
+    ("gc", "  for (;x;)\n    y = x;\n    x++;"),
+    ("gc", ">if ((x = g(1)) != 0)\n>>goto out;\n>>goto out;\nout:"),
+    ("-", ">if ((x = g(1)) != 0)\n>>goto out;\n>goto out;\nout:"),
+    ("gc", "  if (x)\n    if (x / 2)\n      {\n        g(0);\n        g(1);\n      }\n"
+     "    g(2);\n  g(3);"),
+    ("gc", "  if (x)\n    if (y)\n      if (x)\n        g(0);\n        g(2);"),
+    ("gc", "  if (x)\n    if (y)\n      if (x)\n        g(0);\n      g(2);"),
+    ("gc", "  if (x)\n    if (y)\n      if (x)\n        g(0);\n    g(2);"),
+    ("-", "  if (x)\n    if (y)\n      if (x)\n        g(0);\n  g(2);"),
+    ("g", "  EACH (x, 0, 10)\n    g(x);\n    g(y);"),
+    ("-", "  EACH (x, 0, 10)\n    g(x);\n  g(y);"),
+    ("gc", "  while (x)\n    for (;y;)\n      if (x)\n>g(0);\n>g(1);"),
+    ("gc", "      if (x)\n>g(0);\n        g(1);"),
+    ("gc", "    if (x)\n        g(0);\n>g(1);"),
+    ("-", "  while (x)\n    {\n      if (x)\n>g(0);\n      g(1);\n    }"),
+    ("-", "    if (x)\n      {\n>if (y)\n>  g(0);\n      }\n    else\n      g(1);\n    g(2);"),
+    ("-", "  if (x)\n  g(1);\n  g(2);"),
+    ("-", ">      if (x)\n>>g(0);\n  >      g(1);"),
+    ("-", "  if (x)\n    g(0);\n  else\n    g(1);;"),
+    ("-", "  if (x) return 1; else return 0;"),
+    ("-", "  if (x) {\n    if (y) g(0); }\n  g(1);"),
+    ("gc", "  while (x);\n    g(0);"),
+    ("gc", "  for (;x;);\n    g(2);"),
+    ("gc", "  while (x);\n  {\n    g(3);\n  }"),
+    ("-", "  while (x);\n  g(2);"),
+    ("gc", "  if (x);\n    g(1);"),
+    ("c", "  if (x);\n  g(1);"),
+    ("-", "  if (x)\n    ;\n  g(1);"),
+    ("gc", "  if (x)\n    ;\n  else if (y)\n    g(1);\n    g(2);"),
+    ("gc", "  if (x); {\n    g(3);\n  }"),
+    ("-", "  do\n    x--;\n  while (x);\n  g(1);"),
+    ("-", "  do {\n    x--;\n  } while (x);\n  g(1);"),
+    ("-", "  if (x &&\n      y)\n    g(1);\n  g(2);"),
+    ("gc", "  if (x &&\n      y)\n    g(1);\n    g(2);"),
+    ("-", "  if (x)\n    g(1\n      + 2);\n  g(2);"),
+    ("gc", "  if (x)\n    g(1\n      + 2);\n    g(2);"),
+    ("-", "  if (x) g(1 +\n         2);\n  g(2);"),
+    ("-", "  if (g(sizeof \")\")) g('(');\n  g(')');"),
+    ("gc", "  if (g(sizeof \"(\"))\n    g(')');\n    g('\"');"),
+    ("-", "  for (x = 0; x < 2; x++)\n    switch (y) {\n    case 1:\n      g(1);\n"
+     "      break;\n    case 2:\n      g(2);\n    }\n  g(3);"),
+    ("-", "  switch (x) {\n  case 1: if (y) g(1); break;\n  case 2: if (y)\n      g(2);\n"
+     "    break;\n  }"),
+    ("-", "  if (x)\n    do {\n      g(1);\n    } while (y);\n  g(2);"),
+    ("g", "  if (x)\n    TWO(1, 2);"),
+    ("-", "  if (x)\n    BOTH(1, 2);\n  g(3);"),
+    ("-", "  if (x) BOTH(1, 2);\n  g(3);"),
+    ("-", "  if (x)\n    /* not this */\n\n\n\n\n\n\n\n\n\n\n    g(1);\n\n\n\n\n\n\n\n\n\n"
+     "\n  g(2);"),
+    ("gc", "  if (x)\n    /* not this */\n\n\n\n\n\n\n\n\n\n\n    g(1);\n\n\n\n\n\n\n\n\n\n"
+     "\n    g(2);"),
+    ("-", "  if (x)\n    return g(1); // so\n  return 2;"),
+    ("-", "  if (x) g(1); /* this */ /* that */\n  g(2);"),
+    ("?", "  if (x)\n    g(1);\n#if 0\n  if (y)\n#endif\n    g(2);"),
+    ("?", "  if (x) NOTHING;\n  g(2);"),
+    ("-", "  if (!x)\n    g(1) ; \n\n  if (x == 0 || NULL == stdin)\n    g(EOF);\n  g(2);"),
+)
 
 # Arguments of a job | a word of the refusal, or "ok"
 SERVED = """
@@ -12337,6 +12428,7 @@ class BothWaysThroughFarm(BlindFarm):
 # -- sources that bear no splitting, or look as if they did not
 
 X_IS_1 = "#define X 1\n"
+ASIDE = "static inline int f(int x) {\n  if (x)\n    x++;\n    x--;\n  return x; }\nint y;\n"
 IN_SIMD = """#pragma GCC push_options
 #pragma GCC target("avx2")
 #ifdef __AVX2__
@@ -12528,14 +12620,38 @@ CONTENT_ROWS = (
     (None, "gcc|clang -O2 -c .c -o x.o", {".c": "int a;\n"}),
     (None, "gcc|clang -c .cc", {".cc": "int a;\n"}),
     (None, "clang -mllvm=-inline-threshold=3 -c a.c", {"a.c": "int a;\n"}),
+    ("layout-warning", "gcc|clang -Wall -c a.c", {"a.c": ASIDE}),
+    ("layout-warning", "gcc -Wmisleading-indentation -Werror -c a.c", {"a.c": "#define IF if (x)\n"
+     "int f(int x) {\n  IF\n    x++;\n    x++;\n  if (x) x--; x--;\n  return x; }\n"}),
+    ("layout-warning", "gcc|clang -Wall -O2 -c a.cc", {"a.cc": '#include "h.h"\nint x;\n',
+     "h.h": ASIDE.replace("  ", "\t").replace("\t\tx--", "  \t\tx--")}),
+    ("remote", "gcc|clang -Wall -isystem sys -c a.c",
+     {"a.c": "#include <s.h>\n", "sys/s.h": ASIDE}),
+    ("remote", "gcc|clang -w -Wall -c a.c", {"a.c": ASIDE}),
+    ("remote", "gcc -c a.c", {"a.c": ASIDE}),
+    ("layout-warning", "gcc -Wall -c a.c",
+     {"a.c": "#define TWO(a) a++; a--\nint f(int x) {\n  if (x)\n    TWO(x);\n  return x; }\n"}),
+    ("layout-warning", "clang -c a.c", {"a.c": "int f(int x) {\n  if (x);\n  return x; }\n"}),
+    ("remote", "clang -Wno-empty-body -c a.c",
+     {"a.c": "int f(int x) {\n  if (x);\n  return x; }\n"}),
+    ("messages", "gcc|clang -c a.c", {"a.c": "#include <stddef.h>\nint x = NULL;\n"}),
+    ("compile-error", "gcc|clang -Werror -c a.c",
+     {"a.c": "#include <stdio.h>\nint *f(void) { return EOF; }\nint g(void) { return stdin; }\n"}),
+    ("messages", "gcc|clang -c a.c", {"a.c": "#include <limits.h>\nunsigned char x = INT_MAX;\n"}),
+    ("messages", "gcc|clang -c a.cc",
+     {"a.cc": "#include <cstddef>\nint f(int x) { return x == NULL ? NULL : 1; }\n"}),
+    ("diagnostic-pragma", "gcc -c a.c",
+     {"a.c": '#pragma GCC diagnostic error "-Wundef"\n#if ABSENT\n#endif\nint x;\n'}),
+    ("diagnostic-pragma", "gcc -c a.c",
+     {"a.c": '_Pragma("GCC diagnostic warning \\"-Wmisleading-indentation\\"")\n' + ASIDE}),
+    ("remote", "gcc|clang -c a.c",
+     {"a.c": '#pragma GCC diagnostic ignored "-Wundef"\n#if ABSENT\n#endif\nint x;\n'}),
     ("remote", "gcc -MMD -g -O2 -c a.c", {"a.c": 'int y;\n#line 7 "gone.y"\nint x;\n'}),
 )
 
 
 # Known exceptions: what nobody writes, and what the README names.
 KNOWN_ROWS = (
-    (None, "gcc -Wall -Wmisleading-indentation -c a.c", {"a.c": "#define IF if (x)\nint f(int x) {\n  IF\n    x++;\n"
-     "    x++;\n  if (x) x--; x--;\n  return x; }\n"}),
     (None, "gcc -c a.c", {"a.c": "#define CAT(a, b) a##b\nconst char *f = CAT(__BASE_, FILE__);\n"}),
 )
 
