@@ -2131,6 +2131,32 @@ clang++ -fopenmp-simd -ffunction-sections -fno-exceptions -c sub/t.cc
 clang++ -stdlib=libstdc++ -c t.cc
 """
 
+# What a compiler warns of for what stands in the source but not in preprocessed text, or otherwise.
+VERDICT_HEADERS = "".join("#include <%s.h>\n" % name for name in (
+    "stddef limits stdint stdio errno stdbool assert signal ctype string stdlib").split())
+VERDICTS = (
+    "int x = NULL;", "int f(void) { return NULL; }", "int f(int a) { return a == NULL; }",
+    "void g(int); void f(void) { g(NULL); }", "int f(void) { int *p = (EOF); return *p; }",
+    "char f(void) { char c = UINT_MAX; return c; }", "int *f(void) { return EOF; }", "int y = x;",
+    "int f(void) { return stdin; }", "struct s { int a; } s = { NULL }; int a[] = { NULL, EOF };",
+    "int f(int x) { assert(x = 1); return x; }", "int f(unsigned x) { return x < INT_MIN; }",
+    "int f(void) { return printf(\"%d\", SIZE_MAX) + printf(\"%s\", NULL); }", "int f;;",
+    "void f(void) { char *p = SIG_IGN; (void)p; }", "int f(char c) { return isdigit(c); }",
+    "int f(int x) { NULL; x == EOF; return x; }", "int f(int x) { return x << INT_MAX; }",
+    "int f(int x) { switch (x) { case EOF: x++; case 1: x--; } return x; }",
+    "int f(int x) { if (x) assert(x); else assert(!x); return INT_MAX + 1; }",
+    "float f(float x) { return x == EOF ? INT_MAX : true; }", "int f(void) { errno == errno; }",
+    "int f(int x) { int y = x; { int y = errno; return y; } }", "#warning so\nint x;",
+    "int f(int x) {\n  if (x);\n  return x; }",
+    "int f(int x) {\n  while (x)\n    x--;\n    x++;\n  return x; }", "int x = '\\q' + 'ab';",
+    "#if ABSENT\n#endif\nint x; /* /* */ // \\\nint y;\n", "const char *x = \"??=\";",
+    "#define UNUSED\nint x = __LINE__\n  ;\n#pragma unheard of\n", "int x\f;\v", "int a; \\",
+    "#define M(a) a\nint M(), x = M(1, 2);", "#define x y\n#define x z\nint x;",
+    "int f(int x) { /* fall through */ return x\n#ifdef\n#endif\n; }",
+    "static int unused(void) { }",
+    "void f(void) { for (int i = 0; i < 3; i++); { f(); } }", "int f(bool a) { return a > true; }",
+)
+
 DIRECTIVES = [line for line in BOTH_WAYS.splitlines() if line.startswith(("gcc", "g++", "DEP", "SUNPRO"))]
 
 
@@ -2334,6 +2360,36 @@ class BothWays(unittest.TestCase):
 
     def test_directives(self):
         self.compare(DIRECTIVES, "directives")
+
+    def test_verdicts(self):
+        """Where a compiler says anything, or fails, so does a stage, or the text is kept here."""
+        folder = new_folder()
+        compilers = filter(shutil.which, ("gcc", "g++", "clang"))
+        cases = [(compiler, options, text) for compiler in compilers for text in VERDICTS
+                 for options in ("", "-O1 -Wall -Wextra -Wconversion -Wshadow")]
+        if not ALL_ROWS:
+            cases = random.Random(SEED).sample(cases, len(cases) // 4)
+
+        def unsaid(case):
+            place = tempfile.mkdtemp(dir=folder)
+            write(place + "/a.c", VERDICT_HEADERS + case[2])
+            line = "%s %s -c a.c" % case[:2]
+            alone, command = run(line.split(), place), analyzed(line)
+            first = run([case[0], *command.preprocess_args("plain")], place)
+            if not (alone.code or alone.err) or first.code or first.err or lm.content_refusal(
+                    first.out, command, read=lambda path: b""):
+                return None
+            words, cxx = command.remote_args("plain", place), case[0] == "g++"
+            args, name, _ = lm.serve_args(words, command.family, cxx)
+            os.mkdir(place + "/server")
+            write(place + "/server/" + name, first.out)
+            then = run([case[0], *args, "-o", "o"], place + "/server")
+            said = bool(then.err) and bool(then.code) == bool(alone.code)
+            return None if said else alone.err
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            for case, found in zip(cases, pool.map(unsaid, cases)):
+                with self.subTest(case):
+                    self.assertIsNone(found)
 
     def test_differences_are_seen(self):
         """The comparison itself: with another macro in one of the ways it fails."""
