@@ -238,9 +238,6 @@ SHARES_KEPT = 1000                  # who had his share lately is served first /
 FRAMES_KEPT = 50                    # kinds of slot: frames are made anew at every event / memory
 LOCAL_GAIN_S = 1.0                  # this box's users are disturbed for little / it idles beside slow hosts
 SLOW_JOB_RATIO = 8.0                # of the mean job's time: slow hosts idle / long jobs on them make the tail
-HEAVY_JOB_RATIO = 1.5               # of the mean job's size, for slow and for unknown hosts: likewise
-ENDING_GAPS = 3.0                   # mean times between jobs without a new one mean that the build ends: slow hosts
-                                    # idle in its midst / they get the last jobs
 ROSTER_INTERVAL_S = 0.25            # work for nothing / a host that may be tried again is found late
 IDLE_HOST_S = 30.0                  # hosts are tried for nothing / one that has become fast stays unused
 IDLE_HOST_SHARE = 0.02              # of the jobs go to a host unused for so long: likewise
@@ -3027,7 +3024,6 @@ class Statistics:
         self.memory = PeakMemory()
         self.preprocess = Mean()                    # seconds of preprocessing per job on this box
         self.remote = Mean()                        # seconds of a remote job as a whole
-        self.weights = Mean()                       # of the jobs that came lately
 
     def host(self, key):
         if key not in self.hosts:
@@ -3749,24 +3745,38 @@ class Decision:
 
 class Group:
     """Jobs that wait for the same kind of slot, and the requests that stand for them."""
-    __slots__ = ("key", "queue", "kb", "requests", "asking")
+    __slots__ = ("key", "queue", "kb", "requests", "asking", "light", "settled")
 
     def __init__(self, key):
         self.key = key                      # Job.group()
         self.queue, self.kb = [], 0         # Jobs in the order of coming, and the sum of their sizes
         self.requests = []                  # Requests asking or parked
         self.asking = 0                     # how many of them are asking
+        self.light = None                   # the job that weighs least, where that is known
+        self.settled = None                 # Roster.changes as of when nothing was left to ask
 
     def kind(self):
         return self.key[1:]
 
+    def lightest(self):
+        if self.light is None:
+            self.light = min(self.queue, key=lambda job: job.weight)
+        return self.light
+
     def add(self, job, first):
         self.queue.insert(0 if first else len(self.queue), job)
         self.kb += job.size_kb
+        lighter = self.light is None or job.weight < self.light.weight
+        if first or lighter or len(self.queue) * PARKED_PER_JOB <= PARKED_MAX:
+            self.settled = None             # else one more of these finds no place either
+        if self.light and lighter:
+            self.light = job
 
     def remove(self, job):
         self.queue.remove(job)
         self.kb -= job.size_kb
+        if job is self.light:
+            self.light = None
 
     def heads(self):
         """The first job for which nobody is asked yet; where some hosts are closed to it, behind it one for each other
@@ -3790,24 +3800,36 @@ class Placement:
 
     def __init__(self, statistics, rng):
         self.statistics, self.rng = statistics, rng
+        self.terms = {}                     # {host: work_out()}, as long as nothing changes there
 
     def cost(self, host, job, granted=False):
-        """Predicted seconds until the job's object is here, plus the slowdown that it causes others there. `granted`:
-        it has a slot already, whatever the last report says."""
-        figures, load = self.statistics.host(host.key), host.load
-        work = (JOB_FIXED_S + job.weight * figures.k()) * (figures.pace.value or 1.0)
-        occupied, slots, wait = host.occupied(), host.slots() or 1, 0.0
-        if occupied >= slots:
-            wait = 0.0 if granted else (occupied - slots + 1) / slots * (figures.job_s.value or work)
-            occupied = slots - 1
-        if host.kind == "distccd":              # reports neither load nor times: as its jobs went before
-            return figures.rtt.value + wait + work
-        alone = self.statistics.contention.stretch(occupied + load.foreign + 1, load.cores)
-        slowdown = alone
-        if occupied:
-            beside = self.statistics.contention.stretch(occupied + load.foreign, load.cores)
-            slowdown += occupied * max(alone - beside, 0.0)
-        return figures.rtt.value + figures.transfer_s(job.size_kb) + wait + work * slowdown
+        """Predicted seconds until the job's object is here, plus the slowdown that it causes others
+        there. `granted`: it has a slot already, whatever the last report says."""
+        occupied, row = host.occupied(), self.terms.get(host)
+        if row is None or row[0] != occupied:
+            row = self.terms[host] = self.work_out(host, occupied, False)
+        if granted and row[4]:
+            row = self.work_out(host, occupied, True)
+        return row[1] + job.size_kb * row[2] + job.weight * row[3]
+
+    def work_out(self, host, occupied, granted):
+        """(occupied; what a job costs: seconds, seconds for each KB, for each unit of weight; the wait
+        for a slot in it, in lives of a job)"""
+        figures, load, slots = self.statistics.host(host.key), host.load, host.slots() or 1
+        pace, fixed, times = figures.pace.value or 1.0, figures.rtt.value, 1.0
+        waits = 0.0 if granted else max(0, occupied - slots + 1) / slots
+        occupied, before = min(occupied, slots - 1), occupied
+        if host.kind != "distccd":              # which reports neither load nor times
+            stretch = self.statistics.contention.stretch
+            times = alone = stretch(occupied + load.foreign + 1, load.cores)
+            if occupied:
+                times += occupied * max(alone - stretch(occupied + load.foreign, load.cores), 0.0)
+        if figures.job_s.value:
+            fixed += waits * figures.job_s.value
+        else:
+            times += waits
+        per_kb = figures.transfer_s(1.0) if host.kind != "distccd" else 0.0
+        return before, fixed + JOB_FIXED_S * pace * times, per_kb, figures.k() * pace * times, waits
 
     def need_mb(self, job, hosts):
         """Memory to ask for: as its like needed, but no more than some host has to spare, or none would ever be sent
@@ -3854,13 +3876,14 @@ class Placement:
         rows.sort(key=lambda row: row[0])
         return rows
 
-    def worth_trying(self, rows, now):
-        """What is known of a host grows old: now and then [the row of one that got nothing for long], as long as the
-        job takes no longer there than jobs do; mostly []."""
+    def worth_trying(self, hosts, job, now):
+        """What is known of a host grows old: now and then one that got nothing for long, as long as
+        the job takes no longer there than jobs do; mostly []."""
         if self.rng.random() >= IDLE_HOST_SHARE:
             return []
         most = CANDIDATE_COST_RATIO * self.statistics.remote.value
-        return [row for row in rows if now - row[1].used_at >= IDLE_HOST_S and row[0] <= most][:1]
+        return [host for host in hosts
+                if now - host.used_at >= IDLE_HOST_S and self.cost(host, job) <= most][:1]
 
     def has_room(self, host):
         """Whether a request is likely to be granted at once."""
@@ -3897,22 +3920,19 @@ class Placement:
             stretch = self.statistics.contention.stretch(slots + host.load.foreign, max(host.load.cores, 1))
         return slots / (figures.k() * (figures.pace.value or 1.0) * stretch)
 
-    def rank(self, host, frame):
-        """1 where a slot of this host is clearly faster than the mean slot of the frame, -1 where slower, else 0."""
-        ratio = self.speed(host) / max(host.slots(), 1) * frame.slots / frame.totals[-1] if frame.totals else 1.0
-        return (ratio > SPEED_TIE) - (ratio * SPEED_TIE < 1)
 
 
 class Frame:
     """The hosts that offer one kind of slot, as far as was known at `at`: what choices draw from. It may hold some that
     no longer offer it, so that whoever is drawn is looked at again."""
-    __slots__ = ("kind", "at", "hosts", "totals", "slots", "members", "roomy", "shared", "tried", "directives")
+    __slots__ = ("kind", "at", "hosts", "totals", "slots", "speeds", "roomy", "shared", "tried",
+                 "directives")
 
     def __init__(self, kind, at):
         self.kind, self.at = kind, at
         self.hosts, self.totals = [], []    # in no order; running sums of Placement.speed()
         self.slots = 0                      # of all of them
-        self.members = set()                # the same hosts
+        self.speeds = {}                    # the same hosts: Placement.speed() of each
         self.roomy = {}                     # {host: None}: all that have room, and some that have not
         self.shared = False                 # others submit to some of them
         self.tried = 0                      # how many have shown how fast they are
@@ -3922,9 +3942,16 @@ class Frame:
         self.hosts.append(host)
         self.totals.append(speed + (self.totals[-1] if self.totals else 0.0))
         self.slots += max(host.slots(), 1)
-        self.members.add(host)
+        self.speeds[host] = speed
         self.roomy[host] = None
         self.shared, self.tried = self.shared or host.shared, self.tried + (not unknown)
+
+    def rank(self, host):
+        """1 where a slot of this host is clearly faster than the mean slot, -1 where slower, else 0."""
+        if host not in self.speeds:
+            return 0
+        ratio = self.speeds[host] / max(host.slots(), 1) * self.slots / self.totals[-1]
+        return (ratio > SPEED_TIE) - (ratio * SPEED_TIE < 1)
 
     def few(self):
         """Whether all of them can be weighed."""
@@ -3937,6 +3964,7 @@ class Roster(dict):
     def __init__(self, placement, rng):
         super().__init__()
         self.placement, self.rng, self.frames = placement, rng, {}
+        self.changes = 0                    # counts up with whatever may let a job go somewhere
 
     def __setitem__(self, key, host):
         super().__setitem__(key, host)
@@ -3950,16 +3978,20 @@ class Roster(dict):
 
     def room_again(self, host):
         """Whatever lowers Host.occupied() calls this."""
+        self.changes += 1
         for frame in self.frames.values():
-            if host in frame.members:
+            if host in frame.speeds:
                 frame.roomy[host] = None
 
-    def welcome(self, host, now):
+    def welcome(self, host, now, had_room=False):
         """It is new, or it reports and may offer more than before."""
-        self.room_again(host)
+        self.placement.terms.pop(host, None)
         for frame in self.frames.values():
-            if host not in frame.members and self.serves(host, frame.kind, now):
+            if host not in frame.speeds and self.serves(host, frame.kind, now):
                 frame.add(host, self.placement.speed(host), self.placement.unknown(host))
+                had_room = False
+        if not had_room and self.placement.has_room(host):
+            self.room_again(host)
 
     def frame(self, kind, now):
         frame = self.frames.get(kind)
@@ -3968,6 +4000,8 @@ class Roster(dict):
             if len(self.frames) >= FRAMES_KEPT:
                 del self.frames[next(iter(self.frames))]
             frame = self.frames[kind] = Frame(kind, now)
+            self.placement.terms.clear()
+            self.changes += 1
             for host in self.values():
                 if self.serves(host, kind, now):
                     frame.add(host, self.placement.speed(host), self.placement.unknown(host))
@@ -4009,22 +4043,24 @@ class Roster(dict):
 
     def sample(self, frame, now, excluded=()):
         """Hosts of the frame, full or not: all where they are few, else some drawn by speed."""
-        drawn = frame.hosts if frame.few() else self.rng.choices(
-            frame.hosts, cum_weights=frame.totals, k=CANDIDATES_DRAWN)
-        return [host for host in dict.fromkeys(drawn)
+        drawn = frame.hosts if frame.few() else dict.fromkeys(self.rng.choices(
+            frame.hosts, cum_weights=frame.totals, k=CANDIDATES_DRAWN))
+        return [host for host in drawn
                 if host.key not in excluded and self.serves(host, frame.kind, now)]
 
     def candidates(self, frame, now, excluded=()):
         """Hosts with room: all where they are few, else up to CANDIDATES_DRAWN drawn by speed."""
-        found = {}
-        if not frame.few():
-            for host in self.rng.choices(frame.hosts, cum_weights=frame.totals, k=4 * CANDIDATES_DRAWN):
-                if (len(found) < CANDIDATES_DRAWN and host in frame.roomy and self.free(frame, host, now)
-                        and host.key not in excluded):
-                    found[host] = None
-        if not found:                       # few, or most of them full: all that have room
-            found = [host for host in list(frame.roomy) if self.free(frame, host, now) and host.key not in excluded]
-        return list(found) if frame.few() else list(found)[:CANDIDATES_DRAWN]
+        most = len(frame.hosts) if frame.few() else CANDIDATES_DRAWN
+        found, drawn = [], () if frame.few() else dict.fromkeys(self.rng.choices(
+            frame.hosts, cum_weights=frame.totals, k=4 * CANDIDATES_DRAWN))
+        for hosts in drawn, list(frame.roomy):
+            if found:
+                break
+            for host in hosts:              # few, or most of them full: all that have room
+                if len(found) < most and host in frame.roomy and host.key not in excluded and (
+                        self.free(frame, host, now)):
+                    found.append(host)
+        return found
 
     def directives(self, identity, now):
         """Whether enough of the hosts with this compiler take -fdirectives-only over a link that carries it."""
@@ -4223,7 +4259,6 @@ class Ledger:
             job.mode = mode
         job.size_kb = job.decision.size_kb = size_kb
         job.weight = self.statistics.weight(size_kb, *job.keys())
-        self.statistics.weights.add(job.weight)
         job.memory_mb = max(job.memory_mb if job.tries else 0, self.placement.need_mb(job, self.hosts))
         job.preprocess_s = preprocess_s
         self.statistics.preprocess.add(preprocess_s)
@@ -4269,7 +4304,8 @@ class Ledger:
     def leave(self, job, now):
         """Take the job out of whatever holds or queues it; its lease ends."""
         self.turns.drop(job, now)
-        self.locals.drop(job, now)
+        if self.locals.drop(job, now) is not None:
+            self.hosts.changes += 1             # there may be room here
         group = self.groups.get(job.group())
         if group and job in group.queue:
             group.remove(job)
@@ -4310,6 +4346,7 @@ class Ledger:
         if host:
             if not job.slept:
                 self.statistics.observe(host.key, host.load.cores if host.load else 0, figures)
+                self.placement.terms.pop(host, None)
             host.counters["ok"] += 1
             host.bad_files.clear()
             host.recovers()
@@ -4398,11 +4435,12 @@ class Chooser(Ledger):
 
     def granted(self, request, reservation, now):
         """A host has a slot for this request's group. Returns the job that gets it, or None: close the connection."""
-        group, host = self.end_request(request), request.host
+        group, host = self.end_request(request, False), request.host
         host.full = False
         job = self.take_next(group, request, now)
         if job is None:
             host.counters["cancelled"] += 1
+            self.hosts.room_again(host)
             return None
         group.remove(job)
         job.predicted_s = self.placement.predicted(host, job)
@@ -4421,23 +4459,25 @@ class Chooser(Ledger):
     def take_next(self, group, request, now):
         """The group's next job for this slot; None where each would be done sooner elsewhere."""
         host = request.host
-        fit = [job for job in group.queue if job.memory_mb <= request.memory_mb and host.key not in job.excluded]
-        return self.taker(host, fit, 0, self.hosts.frame(group.kind(), now), now) if fit else None
+        fit = [job for job in group.queue
+               if job.memory_mb <= request.memory_mb and host.key not in job.excluded]
+        if not fit:
+            return None
+        frame = self.hosts.frame(group.kind(), now)
+        job, ahead = self.suited(fit, host, frame, now)
+        return job if self.bears(host, job, ahead, frame, now, {}) else None
 
-    def taker(self, host, jobs, asking, frame, now):
-        """Which of these jobs a slot of this host should go to; None where each had better wait for another host.
-        asking: for how many of them others are asked."""
-        job, ahead = self.suited(jobs, host, frame, now)
-        unknown, slow = self.placement.unknown(host), self.placement.rank(host, frame) < 0
-        if not (unknown or slow) or unknown and 2 * frame.tried <= len(frame.hosts):    # most are: no slot stays empty
-            return job
-        others = [other for other in self.hosts.sample(frame, now, job.excluded) if other is not host]
-        heavy = job.weight > HEAVY_JOB_RATIO * self.statistics.weights.value
-        if unknown:
-            return None if heavy and others else job
-        least = self.placement.least(others, job) + max(0, ahead - asking) * self.statistics.remote.value / max(
-            frame.slots, 1)
-        return job if self.placement.cost(host, job, True) <= self.longest(least, heavy, frame, now) else None
+    def bears(self, host, job, ahead, frame, now, least):
+        """Whether a slot of this host should go to this job, rather than that it waits for a faster
+        one. ahead: jobs that others get before it; least: {job: least cost anywhere}, filled here."""
+        if self.placement.unknown(host) or frame.rank(host) >= 0:
+            return True
+        if job not in least:
+            hosts = self.hosts.sample(frame, now, job.excluded)
+            least[job] = self.placement.least(hosts, job)
+        mean = self.statistics.remote.value
+        most = CANDIDATE_COST_RATIO * (least[job] + ahead * mean / max(frame.slots, 1))
+        return self.placement.cost(host, job, True) <= max(most, SLOW_JOB_RATIO * mean)
 
     def suited(self, fit, host, frame, now):
         """(which of these jobs this host should get, how many come before it elsewhere): in the order of coming where
@@ -4446,7 +4486,7 @@ class Chooser(Ledger):
         as the farm has slots: if all slots go to the longest of a great many, who comes later waits long for one."""
         if host.failures or self.placement.unknown(host):
             return min(fit, key=lambda j: j.weight), 0
-        rank, first = self.placement.rank(host, frame), fit[0]
+        rank, first = frame.rank(host), fit[0]
         if rank < 0:
             return min(fit, key=lambda j: j.weight), len(fit) - 1
         young = now - first.since < 3 * (self.statistics.remote.value or 1.0) and not first.tries and not first.lapses
@@ -4454,21 +4494,12 @@ class Chooser(Ledger):
             return max(fit[:max(frame.slots, 1)], key=lambda j: j.weight), 0
         return first, 0
 
-    def longest(self, least, heavy, frame, now):
-        """Seconds that a job may take on a slow host. `least`: until it would be done by another, the wait included."""
-        if heavy:
-            return least
-        mean = self.statistics.remote.value
-        ending = not frame.shared and (     # where others want the fast hosts, too, nobody knows the wait for them
-            now - self.last_hello > ENDING_GAPS * mean / max(sum(self.fair.active.values()), 1))
-        return CANDIDATE_COST_RATIO * least if ending else max(CANDIDATE_COST_RATIO * least, SLOW_JOB_RATIO * mean)
-
     def parked(self, request, now):
         """All slots of that host are taken: stay in its queue, if this group waits there only once."""
         host, group = request.host, self.groups[request.group]
         host.asking -= 1
         group.asking -= 1
-        request.state = "parked"
+        request.state, group.settled = "parked", None
         host.full = True
         standing = [r for r in group.requests if r.state == "parked"]
         if len(group.at(host)) > 1 or len(standing) > min(PARKED_MAX, PARKED_PER_JOB * len(group.queue)):
@@ -4493,18 +4524,22 @@ class Chooser(Ledger):
         self.end_request(request)
         self.actions.append(("withdraw", request))
 
-    def end_request(self, request):
+    def end_request(self, request, room=True):
         group = self.groups[request.group]
         group.requests.remove(request)
         if request.state == "asking":
             request.host.asking -= 1
             group.asking -= 1
-            self.hosts.room_again(request.host)
+            if room:
+                self.hosts.room_again(request.host)
+        if not group.at(request.host):
+            group.settled = None                # another may park there
         request.state = "ended"
         return group
 
     def report(self, host, load, now):
         """A load report has come from this host."""
+        had_room = bool(host.load) and self.placement.has_room(host)
         if host.load and host.load.identities != load.identities:
             host.misfits.clear()
         restarted = host.load and host.load.instance != load.instance
@@ -4515,7 +4550,7 @@ class Chooser(Ledger):
         host.patience_s = max(PEER_TIMEOUT_S, PEER_TIMEOUT_INTERVALS * load.interval_ms / 1e3)
         host.full = load.waiting > 0             # a new request would park behind those
         host.ended = 0
-        self.hosts.welcome(host, now)
+        self.hosts.welcome(host, now, had_room)
 
     def counted_to(self, host, reservation):
         """The report just taken includes my reservations up to this number."""
@@ -4565,21 +4600,27 @@ class Chooser(Ledger):
 
     def ask_for(self, job, group, now):
         """The best host with room for this job, or park where all are full. False when there is none."""
-        frame = self.hosts.frame(group.kind(), now)
+        frame, least = self.hosts.frame(group.kind(), now), {}
         free = self.hosts.candidates(frame, now, job.excluded)
         free = [host for host in free if host.has_memory(job.memory_mb)] or free
-        rows, remark = self.placement.weigh(free, job, now), ""
-        others = [host for host in self.hosts.sample(frame, now, job.excluded) if host not in free]
-        best = min(self.placement.least(others, job), rows[0][0] if rows else float("inf"))
-        if self.far_sooner_here(job, best):
+        tried = self.placement.worth_trying(free, job, now)
+        rows = tried or [host for host in free if self.wanted(host, group, frame, now, least)]
+        may_park = len(group.requests) < min(PARKED_MAX, PARKED_PER_JOB * len(group.queue))
+        at_home = (not job.stays and self.statistics.host("local").measured()
+                   and self.local_room() >= 1)
+        if not (rows or may_park or at_home):
+            return False
+        others = self.hosts.sample(frame, now, job.excluded)
+        best = self.placement.least(others + free, job)
+        if at_home and self.far_sooner_here(job, best):
             self.go_home(job, "local-is-faster", now)
             return True
-        near = [(cost, host) for cost, host in rows if self.wanted(host, cost / best, group, frame, now)]
-        rows = self.placement.worth_trying(rows, now) + near
-        if not rows:
-            if len(group.requests) >= min(PARKED_MAX, PARKED_PER_JOB * len(group.queue)):
-                return False
-            full = [host for host in others if self.placement.may_park(host, frame) and not group.at(host)]
+        rows, remark = self.placement.weigh(rows, job, now), ""
+        rows = [row for row in rows
+                if row[0] <= CANDIDATE_COST_RATIO * best or tried or frame.rank(row[1])]
+        if may_park and not rows:
+            full = [host for host in others
+                    if self.placement.may_park(host, frame) and not group.at(host)]
             rows, remark = self.placement.weigh(full, job, now), "full"
         job.decision.candidates = [(host.name, cost, remark) for cost, host in rows[:8]]
         if not rows:
@@ -4587,12 +4628,10 @@ class Chooser(Ledger):
         self.ask(group, rows[0][1], job, now)
         return True
 
-    def wanted(self, host, ratio, group, frame, now):
-        """Whether some job of the group should take a slot there: late binding may give it to another than the first.
-        ratio: of what that would cost there and on the best host; of like hosts it tells how loaded they are."""
-        alike = not self.placement.rank(host, frame)
-        return not (alike and ratio > CANDIDATE_COST_RATIO) and bool(
-            self.taker(host, group.queue, group.asking, frame, now))
+    def wanted(self, host, group, frame, now, least):
+        """Whether some job of the group should take a slot there, if not the first."""
+        ahead = 0 if host.failures else max(0, len(group.queue) - 1 - group.asking)
+        return self.bears(host, group.lightest(), ahead, frame, now, least)
 
     def ask(self, group, host, job, now):
         request = Request(host, job, now)
@@ -4617,11 +4656,10 @@ class Chooser(Ledger):
         return work * self.statistics.contention.stretch(jobs, self.cores) + job.preprocess_s
 
     def far_sooner_here(self, job, seconds):
-        """Whether this box, by what is known of it, does the job so much sooner that its users may be disturbed."""
-        if job.stays or not self.statistics.host("local").measured() or seconds < LOCAL_GAIN_S:
-            return False
+        """Whether this box, by what is known of it, does the job so much sooner that its users may be
+        disturbed."""
         here = self.cost_here(job)
-        return seconds > max(CANDIDATE_COST_RATIO * here, here + LOCAL_GAIN_S) and self.local_room() >= 1
+        return seconds > max(CANDIDATE_COST_RATIO * here, here + LOCAL_GAIN_S)
 
     def excluded_everywhere(self, job, now):
         job.tries = max(job.tries, 1)
@@ -4640,7 +4678,9 @@ class Scheduler(Chooser):
 
     def pump(self, now):
         """Grant turns, ask hosts, offer this box's own slots. Everything that may have become possible is done."""
-        pending = [group for group in list(self.groups.values()) if self.may_ask(group, now)]
+        pending = [group for group in list(self.groups.values())
+                   if self.may_ask(group, now) and group.settled != self.hosts.changes]
+        changed = bool(pending)
         ranks = {}                          # uid: rank, until one more is asked for
 
         def rank(group):
@@ -4653,7 +4693,9 @@ class Scheduler(Chooser):
             ranks.pop(group.key[0], None)
             if group.asking >= len(group.queue) or not self.ask_one(group, now):
                 pending.remove(group)
-        self.offer_local(now)
+                group.settled = self.hosts.changes
+        if changed:
+            self.offer_local(now)
         if self.turns.waiting.keys and self.texts_held() < TEXTS_HELD_MAX:
             for job in self.turns.grant(self.turn_limit, now):
                 job.mode = self.choose_mode(job, now)
