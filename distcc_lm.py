@@ -10142,10 +10142,11 @@ class Invocation:
         return identity_of(text, assembler, self.cxx, content).hex()
 
     def output_of(self, argv):
-        """Both streams of a program under LC_ALL=C; b"" where it fails."""
+        """Both streams of a program under LC_ALL=C, without MAKEFLAGS, which gcc repeats in its -v where make runs
+        jobs side by side; b"" where it fails."""
         fd = scratch_file("version")
         try:
-            status = self.spawn(argv, {**self.environ, b"LC_ALL": b"C"}, [fd, fd])
+            status = self.spawn(argv, {**self.environ, b"LC_ALL": b"C", b"MAKEFLAGS": b""}, [fd, fd])
             return read_all(fd, posix.fstat(fd).st_size) if status == 0 else b""
         except OSError:
             return b""

@@ -8595,6 +8595,24 @@ class OddClients(FarmCase):
                     self.assertEqual((done.code, done.err), (0, b""))
                 self.assertEqual(daemon.idle()["totals"]["remote"] - before["remote"], 2)
 
+    def test_identity_in_any_environment(self):
+        """What a first compile has in its environment is no part of the compiler's identity."""
+        worker, daemon = self.farm.pair()
+        jobserver = "-j4 --jobserver-auth=3,4"
+        for environ in ({"MAKEFLAGS": jobserver, "MFLAGS": jobserver, "MAKELEVEL": "1"},
+                        {"MAKEFLAGS": jobserver + " -- CFLAGS=-O2\\ -g\n"},
+                        {"LANG": "de_DE.UTF-8", "LC_ALL": "C.UTF-8", "GCC_COLORS": "error=01;31", "COLUMNS": "40"},
+                        {"SOURCE_DATE_EPOCH": "1", "CPATH": "/nowhere", "LIBRARY_PATH": "/nowhere"}):
+            for compiler in ("gcc", "g++"):
+                with self.subTest(compiler, **environ):
+                    # another link of the compiler is another one to the daemon's memory
+                    link = os.path.join(new_folder(), compiler)
+                    os.symlink(shutil.which(compiler), link)
+                    before = daemon.idle()["totals"]["remote"]
+                    done = self.cc(daemon, link, "-c", self.sources.make(), "-o", "o", env=environ)
+                    self.assertEqual((done.code, done.err), (0, b""))
+                    self.assertEqual(daemon.idle()["totals"]["remote"] - before, 1)
+
     def test_long_commands(self):
         """Over 64 KB of flags are no more to the daemon than others; what is too long for any message stays here."""
         worker, daemon = self.farm.pair()
