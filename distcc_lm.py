@@ -7792,7 +7792,8 @@ class Session(Conversation):
             return self.turn_away(kind, "sessions")
         if self.job is not None or self.pidfd is not None:
             raise WireError("a second HELO")
-        self.relieve()
+        if kind in (b"cc", b"local"):
+            self.relieve()
         if kind == b"cc":
             return self.hello_compile([os.fsdecode(field) for field in fields[2:12]])
         if kind == b"local":
