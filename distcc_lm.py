@@ -2342,6 +2342,8 @@ def _warns_of_includes(text):
 # Words before a guard's bracket, as they are looked for, and what may stand before it in its line.
 GUARDS = (b"if (", b"if(", b"else", b"for (", b"for(", b"while (", b"while(")
 BEFORE_GUARD = (b"", b"else", b"} else", b"}else"), (b"", b"}")    # the latter before an else
+GUARD_WITHIN = 1000                     # bytes of a line: what begins after these is in its midst
+GUARD_LONGEST = 4000                    # bytes: a guard whose brackets are open still is in doubt
 NOT_BRACKETS = bytes(set(range(256)) - set(b"()[]{}"))
 UNCOUNTED = [b"\\\\", b'\\"', b"\\'", b"'\"'", *(b"'%c'" % char for char in b"()[]{};")]
 
@@ -2361,8 +2363,8 @@ def several(line):
     for at, part in enumerate(parts[:-1], 1):
         brackets = part.translate(None, NOT_BRACKETS)
         depth += 2 * len(brackets.translate(None, b")]}")) - len(brackets)
-        after = b";".join(parts[at:]).lstrip()
-        if not depth and after and not after.startswith((b"}", b"else", b";")):
+        after = parts[at].lstrip()
+        if not depth and after and not after.startswith((b"}", b"else")):
             return True
     return False
 
@@ -2399,6 +2401,8 @@ class Guards:
                 at += len(part) - end
         self.lines = b"".join(parts) + b"\n"    # all but system headers, each behind its line feed
         self.sources, self.part = {}, 0         # {path: its lines}; the part last asked for
+        self.before = 0                         # line feeds before that
+        self.counted = 0, 0                     # position in lines, line feeds before it
 
     def misleads(self):
         lines = self.lines
@@ -2414,11 +2418,13 @@ class Guards:
         """Whether the body is in braces, or is one statement that ends with its line and the text
         goes on where the guard began: nearly all of them, and quick to be seen."""
         lines = self.lines
+        begin = lines.rfind(b"\n", max(0, at - GUARD_WITHIN), at) + 1
+        if not begin:
+            return True                                     # or a line of many would take long
         end = lines.find(b"\n", at)
         ends = lines.count(b";", at, end) if lines[end - 1] == 123 else 1           # {
         if not ends or ends == 2 and word[:3] == b"for":
             return True
-        begin = lines.rfind(b"\n", 0, at) + 1
         before = lines[begin:at].lstrip()
         if before.rstrip() not in BEFORE_GUARD[word == b"else"] and before[-2:] != b": ":
             return True                                     # in the midst of a line
@@ -2448,6 +2454,8 @@ class Guards:
             header += line
             depth += line.count(b"(") - line.count(b")")
             begin = end + 1
+            if begin - guard > GUARD_LONGEST and depth > 0:
+                return True
             if depth <= 0 and line.endswith((b")", b"else", b";", b"{", b"}")):
                 break
         begin += len(lines[begin:begin + 200]) - len(lines[begin:begin + 200].lstrip(b"\n"))
@@ -2491,17 +2499,27 @@ class Guards:
         """Where a line begins, to the eye. -E writes one blank for a tab, which is no matter where
         all lines have either."""
         line = self.lines[begin:self.lines.find(b"\n", begin)]
-        begins, at = self.begins, self.part if self.begins[self.part][0] < begin else 0
+        begins, at = self.begins, self.part
+        while at and begins[at][0] >= begin:
+            at -= 1
         while at + 1 < len(begins) and begins[at + 1][0] < begin:
             at += 1
-        self.part = at
-        since, marker = begins[at]
-        number, _, name = marker.partition(b' "')
+        if at != self.part:
+            self.part, self.before = at, self.line_feeds(begins[at][0])
+        number, _, name = begins[at][1].partition(b' "')
         source = self.lines_of(name.rpartition(b'"')[0])
-        number = number.isdigit() and int(number) + self.lines.count(b"\n", since, begin) - 2
-        if source and number < len(source):
-            line = source[number].expandtabs(8)
+        if source and number.isdigit():
+            number = int(number) + self.line_feeds(begin) - self.before - 2
+            if number < len(source):
+                line = source[number].expandtabs(8)
         return len(line) - len(line.lstrip())
+
+    def line_feeds(self, end):
+        """How many come before it, counted from where that was asked last: it is near, mostly."""
+        at, count = self.counted
+        count += self.lines.count(b"\n", at, end) - self.lines.count(b"\n", end, at)
+        self.counted = end, count
+        return count
 
     def lines_of(self, path):
         """Of a file that has tabs and blanks before its lines, else ()."""
@@ -9670,7 +9688,7 @@ class DaemonLink:
             return posix.stat(path).st_uid in (0, posix.getuid())
         found = self.sock.getsockopt(self.module.SOL_SOCKET, self.module.SO_PEERCRED, 12)
         uid = int.from_bytes(found[4:8], sys.byteorder)
-        if uid in (0, posix.getuid(), kernel_uids()[0]):
+        if uid in (0, posix.getuid()) or uid == kernel_uids()[0]:
             return True
         if path != SYSTEM_SOCKET:
             return False
@@ -9955,6 +9973,13 @@ def found_at(path, look=posix.stat):
         return None
 
 
+def of_another(folder):
+    """Whether another user made it: what is in there may lead to a socket of root's or one's own that
+    is no daemon's, or to locks that are never given back."""
+    found = found_at(folder, posix.lstat)
+    return found is not None and found.st_uid not in (0, posix.getuid())
+
+
 def regular_or_absent(path, unlinked=False):
     """Whether a file may be put in place by rename, and nobody can tell: devices, links and fifos
     are written through, by the compiler itself, and so is a file with a mode or a second name of
@@ -10171,7 +10196,8 @@ class Invocation:
         named = self.variable("DISTCC_LM_SOCKET")
         if named:
             return [named]
-        return default_sockets(kernel_uids()[1], {"XDG_RUNTIME_DIR": self.variable("XDG_RUNTIME_DIR")})
+        paths = default_sockets(kernel_uids()[1], {"XDG_RUNTIME_DIR": self.variable("XDG_RUNTIME_DIR")})
+        return [path for path in paths if path[:5] != "/tmp/" or not of_another(path.rpartition("/")[0])]
 
     def command(self):
         """What is to be compiled; RunLocally."""

@@ -1711,6 +1711,20 @@ class Commands(unittest.TestCase):
                     if warns or wanted == "-":
                         self.assertEqual(found and found[0], "layout-warning" if warns else None)
 
+    def test_guards_of_long_texts(self):
+        """What a text has many of takes no more time than that."""
+        for what, text in (
+                ("guards", b"  if (x)\n    for (;;)\n      f(x);\n  f(1);\n" * 6000),
+                ("columns", b" if (x)\n  for (;;)\n f(x);\n f(1);\n" * 6000),
+                ("guards in a line", b"if (x) { f(x); } " * 60000 + b"\n"),
+                ("statements in a line", b"if (x) {" + b" f(x);" * 60000 + b" }\n"),
+                ("open brackets", b"if (x\n" * 3000)):
+            with self.subTest(what):
+                text = b'# 1 "a.c"\n# 1 "a.c"\nvoid f(int x) {\n' + text + b"}\n"
+                begin = time.process_time()
+                lm.Guards(text, lambda path: b"\n  a\n\tb\n" * 6000, True).misleads()
+                self.assertLess(time.process_time() - begin, 2)
+
     def test_bars(self):
         for line, barred in (("gcc -c t.c", False), ("gcc -g3 -c t.c", True), ("gcc -gdwarf-3 -c t.c", False),
                              ("gcc -fopenmp -c t.c", True), ("gcc -fopenmp-simd -c t.c", True), ("gcc -c t.i", True),
@@ -13028,6 +13042,32 @@ kill $(cat $2/pid)
                     os.unlink(folder + "/t.o")
                 self.assertEqual(run([*users[0], *prefix, program(), "status", "--json"], folder, env).code, 0)
                 daemon.until(lambda s, count=count: s["totals"]["remote"] == count)
+
+    @needs("setpriv")
+    def test_folder_of_another(self):
+        """Below /tmp anybody may have made a user's folder before him: nothing in there is looked at."""
+        python, folder, uid = python_for_all(), new_folder(0o777), OTHER_UID + 2
+        if not python:
+            self.skipTest("no interpreter that another user can run")
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(folder + "/root's")
+            os.chmod(folder + "/root's", 0o777)
+            listener.listen(5)
+            listener.setblocking(False)
+            squatted = "/tmp/distcc_lm-%d" % uid
+            os.mkdir(squatted)
+            self.addCleanup(shutil.rmtree, squatted)
+            os.chown(squatted, OTHER_UID, OTHER_UID)
+            os.symlink(folder + "/root's", squatted + "/socket")
+            for env in {}, {"XDG_RUNTIME_DIR": folder}:
+                with self.subTest(env):
+                    done = run(["setpriv", "--reuid=%d" % uid, "--regid=%d" % uid, "--clear-groups",
+                                "--", program(), "cc", "gcc", "-c", write(folder + "/t.c", "int x;\n")],
+                               folder, environment(DISTCC_LM_PYTHON=python, HOME="/", **env))
+                    self.assertEqual((done.code, done.err), (0, b""))
+                    with self.assertRaises(BlockingIOError):
+                        listener.accept()
+                    os.unlink(folder + "/t.o")
 
     def test_read_only_sources(self):
         """The objects go elsewhere; where they cannot, the words are gcc's."""
