@@ -12320,6 +12320,7 @@ def main(argv, caller=None):
         sys.exit("distcc_lm needs Python 3.9 or newer, this is %d.%d; DISTCC_LM_PYTHON names another"
                  % sys.version_info[:2])
     client_main(argv, caller)
+    occupy_streams()
     import _signal
     if _signal.getsignal(_signal.SIGINT) == _signal.SIG_DFL:        # which the header made of it
         _signal.signal(_signal.SIGINT, _signal.default_int_handler)

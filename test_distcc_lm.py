@@ -9202,6 +9202,12 @@ class Stalls(FarmCase):
                 self.assertRegex(text, rb"\d+ lines of this log are lost")
                 self.goes_on(daemon)
 
+    def test_no_streams(self):
+        """Their numbers are no sockets', where the log would go."""
+        worker = self.farm.worker(prefix=["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"])
+        self.goes_on(self.farm.submitter(worker))
+        self.assertEqual(worker.status()["totals"]["served"], 1)
+
     def test_state(self):
         """Saving hangs: stands for a home by NFS that is away."""
         folder = new_folder()
