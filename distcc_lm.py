@@ -8386,7 +8386,7 @@ class Loop:
         self.on_no_descriptors = lambda: None
         self.on_gap = lambda seconds: None          # the process stood still
         self.settle = lambda: None                  # after each batch of events: carry out decisions
-        self.awake = self.now()                     # since when its callbacks run
+        self.awake = math.inf                       # since when its callbacks run; to start may take its time
 
     def now(self):
         return time.monotonic()

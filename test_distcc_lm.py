@@ -9078,6 +9078,14 @@ class StandingStill(unittest.TestCase):
         self.assertEqual((round(order[2]), order[3:]), (50, [b"y", "task"]))
 
 
+    def test_start(self):
+        """What a daemon does before its first turn, as asking compilers who they are, is no gap."""
+        loop, gaps = lm.Loop("error"), []
+        loop.on_gap, begun = gaps.append, loop.now()
+        loop.now = lambda: begun + 50.0
+        loop.turn(0.0)
+        self.assertEqual(gaps, [])
+
     def test_slow_callback(self):
         """A callback that hangs: forgiven before the next event, task or decision; also where many take their time."""
         for what, stalls, wanted in (("one", [50.0], ["gap 50", "event", "task", "settle"]),
