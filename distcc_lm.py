@@ -3450,24 +3450,27 @@ class Admission:
         but what is more than its address's share comes after the others, which do not wait."""
         if not self.parked.keys or self.free(now) <= 0:
             return None
-        modest, greedy = [], []
+        modest, greedy, within_share = [], [], self.shares()
         for ticket in self.parked.heads(self.fair, now):
-            (modest if self.within_share(ticket) else greedy).append(ticket)
+            (modest if within_share(ticket) else greedy).append(ticket)
         for ticket in modest[:1] or greedy:
             if self.fits(self.needs[ticket]):
                 key, since = self.parked.remove(ticket)
                 return ticket, self.take(key, ticket, self.needs.pop(ticket), now), now - since
         return None
 
-    def within_share(self, ticket):
-        """Whether a parked request leaves its address with no more memory than its part would be
-        if all addresses that have or want a slot had equal ones."""
-        address = self.parked.keys[ticket][0]
-        held = [(holder.key[0], holder.memory_mb) for holder in self.holders.values()]
-        addresses = {place for place, _ in held} | {key[0] for key in self.parked.lines}
-        mine = self.needs[ticket] + sum(mb for place, mb in held if place == address)
-        whole = self.free_mb + sum(mb for _, mb in held)
-        return len(addresses) == 1 or mine * len(addresses) <= whole
+    def shares(self):
+        """A function: whether a parked request leaves its address with no more memory than its part
+        would be if all addresses that have or want a slot had equal ones."""
+        held = dict.fromkeys((key[0] for key in self.parked.lines), 0)
+        for holder in self.holders.values():
+            held[holder.key[0]] = held.get(holder.key[0], 0) + holder.memory_mb
+        whole = self.free_mb + sum(held.values())
+
+        def within_share(ticket):
+            mine = self.needs[ticket] + held[self.parked.keys[ticket][0]]
+            return len(held) == 1 or mine * len(held) <= whole
+        return within_share
 
     def release(self, ticket, cpu_s, now):
         """The slot is free, or the parked request withdrawn; a ticket that has neither is ignored."""

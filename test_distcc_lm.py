@@ -3101,6 +3101,17 @@ class Admissions(unittest.TestCase):
             admission.release(ticket, 0.1, 4)
         self.assertEqual((admission.holders, len(admission.parked), admission.fair.active), ({}, 0, {}))
 
+    def test_many_parked(self):
+        """A slot is granted quickly, however many addresses want one for however many users."""
+        admission = self.admission(8)
+        for number in range(8 + 16 * 256):
+            admission.request(("10.0.0.%d" % (number % 16), "s", number), number, 99, 0)
+        begin = time.process_time()
+        for number in range(8):
+            admission.release(number, 0.1, 1)
+            self.assertIsNotNone(admission.next_granted(1))
+        self.assertLess(time.process_time() - begin, 1)
+
     def test_fair(self):
         """Freed slots go to the address with the fewest jobs, and there to the user with the fewest, however many
         another has parked, and however many submitters or users it says it is."""
