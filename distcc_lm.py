@@ -1535,10 +1535,11 @@ PREPROCESSOR_WORDS = ("-D", "-U", "-I", "-A", "-i", "-undef", "-nostdinc", "-rem
 
 
 def bad_assembler_word(words, table=ASSEMBLER_WORDS):
-    """The first of the assembler's words that is not in the table, or None. --defsym takes the next word."""
+    """The first of the assembler's words that is not in the table, or None. --defsym takes the next
+    word; but whatever comes before it, gas puts the words of a file in the place of @FILE."""
     skip = False
     for word in words:
-        if skip:
+        if skip and word[:1] != "@":
             skip = False
         elif not word.startswith(table) or "/" in word:
             return word
@@ -2661,7 +2662,9 @@ def _check_value(option, value):
     elif option == "-Xassembler":
         good = bad_assembler_word([value]) is None
     else:
-        good = option == "-fdebug-compilation-dir" or "/" not in value
+        # Not an @FILE: compilers put its words in its place, whatever comes before it, and the job's
+        # source may be that file. Nor an option, which it is for a compiler that takes no such value.
+        good = value[:1] not in ("@", "-") and (option == "-fdebug-compilation-dir" or "/" not in value)
     if not good:
         raise RefusedArgument(f"{option} {value}", "not in the table of values")
 

@@ -1911,6 +1911,16 @@ t.c                                     | source
 -Wa,-g,--gdwarf-4,--statistics -c t.c   | ok
 -Wa,-g/x -c t.c                         | path
 -Wa,-I. -c t.c                          | assembler
+-Wa,--defsym,x=1 -c t.c                 | ok
+-Wa,--defsym,@t.c.i -c t.c              | assembler
+-Xassembler --defsym -Xassembler @t.c.i -c t.c | table of values
+--param @t.c.i -c t.c                   | table of values
+--std @t.c.i -c t.c                     | table of values
+-G @t.c.i -c t.c                        | table of values
+-target @t.c.i -c t.c                   | table of values
+-fdebug-compilation-dir @/x -c t.c      | table of values
+--std -wrapper -c t.c                   | table of values
+-arch -B. -c t.c                        | table of values
 -Xpreprocessor -O2 -c t.c               | ok
 -rtlib=x --rtlib=x -unwindlib=x -nobuiltininc -c t.c | ok
 -fprofile-instr-generate -fcoverage-mapping -Weverything -c t.c | ok
