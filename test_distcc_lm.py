@@ -14530,6 +14530,7 @@ def check_served(words, family="gcc"):
     assert name and "/" not in name and "\0" not in name and name[0] not in "-@", name
     values = {at + 1 for at, word in enumerate(args) if word in lm.SERVED_VALUES}
     for at, word in enumerate(args[:-4]):
+        assert not word.startswith("@"), word
         if at not in values:
             assert not NEVER_SERVED.match(word), word
             assert word.startswith("-"), word
@@ -14555,7 +14556,7 @@ def check_analyzed(words, family="gcc"):
         lm.serve_args(args, family, False)
     except lm.RefusedArgument as refusal:
         if refusal.why == "a path in the value" or any(
-                word in lm.SERVED_WITH_VALUE and "/" in value for word, value in zip(args, args[1:])):
+                word in lm.SERVED_VALUES and ("/" in value or value[:1] in ("@", "-")) for word, value in zip(args, args[1:])):
             return "no value"                           # -W/x, --param /x: no compiler takes it either
         raise AssertionError("a server of ours refuses %s of %r" % (refusal, args)) from None
     return "distributed"
