@@ -14556,7 +14556,7 @@ def check_analyzed(words, family="gcc"):
         lm.serve_args(args, family, False)
     except lm.RefusedArgument as refusal:
         if refusal.why == "a path in the value" or any(
-                word in lm.SERVED_VALUES and ("/" in value or value[:1] in ("@", "-"))
+                word in lm.SERVED_WITH_VALUE and ("/" in value or value[:1] in ("@", "-"))
                 for word, value in zip(args, args[1:])):
             return "no value"                           # -W/x, --param /x: no compiler takes it either
         raise AssertionError("a server of ours refuses %s of %r" % (refusal, args)) from None
