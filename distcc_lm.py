@@ -2579,8 +2579,10 @@ def _odd_pragma(text, at):
     """Whether the pragma, or _Pragma, whose "ragma" begins here is one of these, one that changes
     macros in one stage, or not to be told: of a macro's making, or with a comment in it."""
     word = text[at + 5:at + 80].lstrip(b" \t(")
-    if text[at - 2:at] == b"_P" and word[:1] != b'"' and not word.startswith(b"#message)"):
-        return True                                         # and glibc's cdefs.h makes messages
+    if text[at - 2:at] == b"_P" and word[:1] != b'"' and not (
+            word.startswith(b"#message)")                   # glibc's cdefs.h makes messages by it,
+            or text[at - 18:at] == b"_PSTL_PRAGMA(x) _P"):  # and libstdc++'s algorithms OpenMP's
+        return True
     word = word.lstrip(b'" \t')
     if word[:3] == b"GCC" and word[3:4].isspace():
         word = word[3:].lstrip(b" \t")
@@ -4644,7 +4646,8 @@ class Chooser(Ledger):
                 if row[0] <= CANDIDATE_COST_RATIO * best or tried or frame.rank(row[1])]
         if may_park and not rows:
             full = [host for host in others
-                    if self.placement.may_park(host, frame) and not group.at(host)]
+                    if self.placement.may_park(host, frame) and not group.at(host)
+                    and self.wanted(host, group, frame, now, least)]    # else its slot goes unused
             rows, remark = self.placement.weigh(full, job, now), "full"
         job.decision.candidates = [(host.name, cost, remark) for cost, host in rows[:8]]
         if not rows:
