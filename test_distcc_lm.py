@@ -4370,8 +4370,11 @@ class UnlikeHosts(unittest.TestCase):
     def test_long_job_waits(self):
         """A job that the fast host would end much sooner, even after waiting, does not take the slow one's slot."""
         scheduler, requests = self.farm((2000, 2100))
-        self.assertIsNone(scheduler.granted(requests["slow"], 1, 1.0))
+        self.assertEqual(list(requests), ["fast"])
         self.assertEqual(scheduler.granted(requests["fast"], 1, 1.0).size_kb, 2100)
+        scheduler, requests = self.farm((2000, 20))
+        scheduler.cancelled(min(scheduler.jobs, key=lambda job: job.size_kb), 1.0)     # asked for meanwhile
+        self.assertIsNone(scheduler.granted(requests["slow"], 1, 1.0))
 
 
 # ---- a simulated farm: Schedulers and Admissions, a fake clock, random events
