@@ -4069,7 +4069,10 @@ class Roster(dict):
 
     def sample(self, frame, now, excluded=()):
         """Hosts of the frame, full or not: all where they are few, else some drawn by speed."""
-        drawn = frame.hosts if frame.few() else dict.fromkeys(self.rng.choices(
+        if frame.few():                     # what they offer was seen when the frame was made
+            return [host for host in frame.hosts if host.usable(now)
+                    and self.get(host.key) is host and host.key not in excluded]
+        drawn = dict.fromkeys(self.rng.choices(
             frame.hosts, cum_weights=frame.totals, k=CANDIDATES_DRAWN))
         return [host for host in drawn
                 if host.key not in excluded and self.serves(host, frame.kind, now)]
@@ -4637,7 +4640,9 @@ class Chooser(Ledger):
         if not (rows or may_park or at_home):
             return False
         others = self.hosts.sample(frame, now, job.excluded)
-        best = self.placement.least(others + free, job)
+        best = 0.0
+        if rows or at_home:
+            best = self.placement.least(others if frame.few() else others + free, job)
         if at_home and self.far_sooner_here(job, best):
             self.go_home(job, "local-is-faster", now)
             return True
@@ -4647,6 +4652,7 @@ class Chooser(Ledger):
         if may_park and not rows:
             full = [host for host in others
                     if self.placement.may_park(host, frame) and not group.at(host)
+                    and self.hosts.serves(host, frame.kind, now)
                     and self.wanted(host, group, frame, now, least)]    # else its slot goes unused
             rows, remark = self.placement.weigh(full, job, now), "full"
         job.decision.candidates = [(host.name, cost, remark) for cost, host in rows[:8]]
