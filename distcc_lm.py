@@ -507,6 +507,7 @@ def take_body(name, most):
 
 LZO_WINDOW = 0xbfff                 # how far back a match may reach
 LZO_END = b"\x11\0\0"
+LZO_ZEROS = bytes(4096)             # of a long length, looked at together
 
 
 def lzo_head(size):
@@ -565,7 +566,7 @@ def lzo_long(data, at, base):
     """(length, index of what follows) where the length's own bits are 0: each zero byte counts 255."""
     begin = at
     while not data[at]:
-        at += 1
+        at += len(LZO_ZEROS) if data[at:at + len(LZO_ZEROS)] == LZO_ZEROS else 1    # 16 MB: 15 ms for 1.2 s
     return (at - begin) * 255 + base + data[at], at + 1
 
 
